@@ -1,25 +1,26 @@
-"""Build deltas from columns written by hand, for exporter tests that do not depend on the reader."""
+"""Build runs and deltas by hand, for exporter tests that do not depend on the reader."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Block, Cursor, Delta, DeltaKind, Notice, NoticeKind, Run, Status
+from bridge.model import Block, Cursor, Delta, DeltaKind, Notice, NoticeKind, Run, RunFile, Status
+from bridge.options import ContentOptions
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from bridge.model import MediaEvent
     from bridge.sync.report import RunReport
 
 
-def make_model_run(path: Path, **fields: Any) -> Run:
-    """Return a Run as read from the directory `path`, with `fields` over usable defaults."""
+def make_model_run(path: Path = Path("/runs/first"), **fields: Any) -> Run:
+    """Return a Run of an hour as read from the directory `path`, with `fields` over usable defaults."""
     status = fields.get("status", Status.COMPLETED)
     usual: dict[str, Any] = {
         "path": path,
@@ -58,11 +59,12 @@ def make_delta(
     *,
     before: Cursor | None = None,
     media: Sequence[MediaEvent] = (),
+    content: ContentOptions | None = None,
     **fields: Any,
 ) -> Delta:
     """Return what follows `before`: NEW without one, SAME where nothing is added, else APPEND.
 
-    The cursor counts rows.
+    The cursor counts rows, and holds the content options of `before`, else those of `content`.
     """
     rows = (before.rows if before else 0) + sum(len(block.step) for block in blocks)
     lines = (before.media_lines if before else 0) + len(media)
@@ -76,6 +78,7 @@ def make_delta(
         last_step=max(steps + last, default=None),
         media_lines=lines,
         media_digest=str(lines),
+        content=before.content if before else (content or ContentOptions()).differences(),
     )
     kind = DeltaKind.APPEND if blocks or media else DeltaKind.SAME
     names = dict.fromkeys(name for block in blocks for name in block.names)
@@ -88,6 +91,25 @@ def make_delta(
         "metrics": tuple(names),
     }
     return Delta(run=run, **(usual | fields))
+
+
+def block_of(rows: Sequence[Mapping[str, float]], *, first_row: int = 0) -> Block:
+    """Return a block of rows that map `step` and metrics."""
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return make_block([int(row["step"]) for row in rows], columns, first_row=first_row)
+
+
+def delta_of(run: Run, rows: Sequence[Mapping[str, float]], *, before: Cursor | None = None, **fields: Any) -> Delta:
+    """Return the delta of these rows after `before`."""
+    blocks = [block_of(rows, first_row=before.rows if before else 0)] if rows else []
+    return make_delta(run, **{"blocks": blocks, "before": before} | fields)
+
+
+def file_of(path: Path) -> RunFile:
+    """Return a file of a run directory as the reader describes it."""
+    found = path.stat()
+    return RunFile(path=path.resolve(), size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def notices_of(report: RunReport) -> list[Notice]:

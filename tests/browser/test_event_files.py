@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.test_mlflow import drawn, exported, view
-from tests.rundir.event_writing import START, age, append, picture, png, write_events
+from tests.pictures import png
+from tests.rundir.event_writing import START, age, append, picture, write_events
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.contract.test_media import log_image, picture
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.servers import viewing
 
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         summary={"loss": 0.05, "val/acc": 0.95},
     )
     for step in (0, 10):
-        log_image(first, step, f"{step}.png", picture(step), caption=f"step {step}")
+        log_image(first, step, f"{step}.png", png(step), caption=f"step {step}")
     make_run(
         folder / "two",
         [{"step": step, "loss": 2.0 / (step + 1)} for step in range(20)],

@@ -21,12 +21,11 @@ from playwright.sync_api import expect
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
-from tests.contract.test_media import log_image
 from tests.environments import installed
-from tests.exporters.mlflow.pictures import encoded, film, moving_gif
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import plugin_folder
 from tests.live.test_versions import OLD_MLFLOW
+from tests.pictures import encoded, film, log_image
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 from tests.servers import viewing
 
@@ -59,10 +58,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (first / "hparams.yaml").write_text("lr: 0.1\npassword: hunter2\n")
     for step in (0, 10):
         for index, colour in enumerate(("red", "green")):
-            data = encoded("png", size=(32, 32), colour=colour)
+            data = encoded("png", colour, size=(32, 32))
             log_image(first, step, f"{step}-{index}.png", data, caption=f"caption {step} {index}")
-    log_image(first, 0, "moves.gif", moving_gif(), tag="moves")
-    log_image(first, 10, "film.mp4", film(), tag="rollout", type="video")
+    log_image(first, 0, "moves.gif", encoded("gif", "red", "green", "blue", size=(300, 20)), tag="moves")
+    log_image(first, 10, "film.mp4", film(10, codec="libx264", size=(64, 48)), tag="rollout", type="video")
     make_run(folder / "broken", rows[:3], status="failed")
     for number in (1, 2):
         make_run(folder / f"lr-{number}", rows[: 4 * number], tags=["sweep:lr-scan"])

@@ -17,8 +17,8 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard
+from tests.pictures import draw, film, media_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def first_run(path: Path, files: Path) -> Delta:
     ]
     media += [
         *(media_event(draw(files / f"a.{form}"), tag=f"format/{form}", step=5) for form in ("jpg", "gif", "webp")),
-        media_event(film(files / "a.mp4", 12), tag="film", step=7),
+        media_event(files / "a.mp4", film(), tag="film", step=7),
         media_event(draw(files / "clash.png"), tag="loss", step=3),
     ]
     return make_delta(run, [curves(1.0)], media=media)

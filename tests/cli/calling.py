@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def call(*words: object) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of a command."""
-    result = CliRunner().invoke(bridge, [str(word) for word in words])
+def call(*words: object, **variables: str) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of a command; an unexpected exception propagates."""
+    result = CliRunner(env=variables).invoke(bridge, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     return result.exit_code, result.stdout, result.stderr
 
 

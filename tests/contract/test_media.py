@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.deltas import notices_of
+from tests.pictures import log_image, png
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.contract.bench import Bench
-
-
-def picture(shade: int) -> bytes:
-    """Return a small real PNG."""
-    data = io.BytesIO()
-    Image.new("L", (8, 8), shade).save(data, "png")
-    return data.getvalue()
-
-
-def log_image(path: Path, step: int, name: str, data: bytes, **fields: Any) -> None:
-    """Write an image as the logger does: first the file, then its line."""
-    file = path / "media" / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    line = {"step": step, "tag": "val/samples", "type": "image", "path": f"media/{name}"} | fields
-    with (path / "media.jsonl").open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
 
 
 def held_media(bench: Bench, path: Path) -> list[tuple[str, int, str]]:
@@ -49,16 +29,16 @@ def sha(data: bytes) -> str:
 
 def run_with_images(path: Path) -> Path:
     make_run(path, [{"step": 0, "loss": 1.0}])
-    log_image(path, 0, "a.png", picture(1), caption="first")
-    log_image(path, 0, "b.png", picture(2))
-    log_image(path, 5, "c.png", picture(3))
+    log_image(path, 0, "a.png", png(1), caption="first")
+    log_image(path, 0, "b.png", png(2))
+    log_image(path, 5, "c.png", png(3))
     return path
 
 
 EXPECTED = [
-    ("val/samples", 0, sha(picture(1))),
-    ("val/samples", 0, sha(picture(2))),
-    ("val/samples", 5, sha(picture(3))),
+    ("val/samples", 0, sha(png(1))),
+    ("val/samples", 0, sha(png(2))),
+    ("val/samples", 5, sha(png(3))),
 ]
 
 
@@ -75,10 +55,10 @@ def test_images_are_held_as_they_are(bench: Bench, tmp_path: Path) -> None:
 def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
     """The next export adds images logged since, each once."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    log_image(path, 0, "a.png", picture(1), caption="first")
+    log_image(path, 0, "a.png", png(1), caption="first")
     bench.export(path)
-    log_image(path, 0, "b.png", picture(2))
-    log_image(path, 5, "c.png", picture(3))
+    log_image(path, 0, "b.png", png(2))
+    log_image(path, 5, "c.png", png(3))
     bench.export(path)
     bench.export(path)
     assert held_media(bench, path) == EXPECTED
@@ -88,10 +68,10 @@ def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
 def test_an_image_at_an_earlier_step(bench: Bench, tmp_path: Path) -> None:
     """An image of a tag that is logged at a lower step than the last one is added too, without any other loss."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    log_image(path, 5, "c.png", picture(3))
+    log_image(path, 5, "c.png", png(3))
     bench.export(path)
-    log_image(path, 0, "a.png", picture(1), caption="first")
-    log_image(path, 0, "b.png", picture(2))
+    log_image(path, 0, "a.png", png(1), caption="first")
+    log_image(path, 0, "b.png", png(2))
     bench.export(path)
     assert held_media(bench, path) == EXPECTED
     bench.assert_verified(path)
@@ -111,12 +91,12 @@ def test_images_applied_twice(bench: Bench, tmp_path: Path) -> None:
 def test_a_superseded_image_goes(bench: Bench, tmp_path: Path) -> None:
     """After a requeue the images of a step are those of the last session."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    log_image(path, 0, "a.png", picture(1), session=0)
-    log_image(path, 0, "b.png", picture(2), session=0)
+    log_image(path, 0, "a.png", png(1), session=0)
+    log_image(path, 0, "b.png", png(2), session=0)
     bench.export(path)
-    log_image(path, 0, "c.png", picture(3), session=1)
+    log_image(path, 0, "c.png", png(3), session=1)
     bench.export(path)
-    assert held_media(bench, path) == [("val/samples", 0, sha(picture(3)))]
+    assert held_media(bench, path) == [("val/samples", 0, sha(png(3)))]
     bench.assert_verified(path)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image
 
 from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from tests.contract.bench import points_of
-from tests.contract.test_media import log_image, picture
 from tests.deltas import notices_of
+from tests.pictures import encoded, log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -76,9 +74,7 @@ def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     formats = ("jpeg", "gif", "webp", "bmp", "png")
     for step, form in enumerate(formats):
-        data = io.BytesIO()
-        Image.new("RGB", (8, 8), (step * 9, 99, 0)).save(data, form)
-        log_image(path, step, f"{step}.{form}", data.getvalue())
+        log_image(path, step, f"{step}.{form}", encoded(form, (step * 9, 99, 0)))
     bench.export(path)
     kept, converted = bench.exporter.capabilities.media_kept, bench.exporter.capabilities.media_converted
     shown = {form for form in formats if kept is None or form in kept or form in converted}
@@ -87,10 +83,10 @@ def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "cut": picture(3)[:-30],
+    "cut": png(3)[:-30],
     "no header": b"\x89PNG\r\n\x1a\n" + b"not much of a picture",
     "only a signature": b"\xff\xd8\xff",
-    "flipped": picture(3)[:45] + b"\0\0\0\0" + picture(3)[49:],
+    "flipped": png(3)[:45] + b"\0\0\0\0" + png(3)[49:],
 }
 
 
@@ -98,7 +94,7 @@ def test_a_broken_picture_is_a_notice(bench: Bench, tmp_path: Path) -> None:
     """A broken image is held as it is or is a notice, and the others of its step are held."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     for tag, data in BROKEN.items():
-        log_image(path, 0, f"{tag}/good.png", picture(1), tag=tag)
+        log_image(path, 0, f"{tag}/good.png", png(1), tag=tag)
         log_image(path, 0, f"{tag}/broken.png", data, tag=tag)
         log_image(path, 1, f"{tag}/alone.png", data, tag=tag)
     report = bench.export(path)
@@ -115,7 +111,7 @@ def test_a_broken_picture_is_a_notice(bench: Bench, tmp_path: Path) -> None:
 def test_a_metric_and_an_image_of_one_name(bench: Bench, tmp_path: Path) -> None:
     """A target holds a metric and an image tag that share a name."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "val/samples": 1.0, "val/samples/0": 2.0}])
-    log_image(path, 0, "a.png", picture(0))
+    log_image(path, 0, "a.png", png(0))
     bench.export(path)
     held = bench.read(path)
     assert points_of(held, "val/samples") == [(0, 1.0)]

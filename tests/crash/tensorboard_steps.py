@@ -25,7 +25,7 @@ from bridge.model import Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.pictures_by_hand import media_event
+from tests.pictures import media_event
 from tests.run_dirs import make_run as write_run
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.tables import Tables
 from bridge.sync.verify import verify_runs
-from tests.contract.test_media import log_image, picture
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Growing:
         ]
         write_metrics(self.path, HEADER, rows, append=True)
         self.rows, self.step = self.rows + self.part, self.step + self.part
-        log_image(self.path, self.step, f"{part}.png", picture(part), tag="samples")
+        log_image(self.path, self.step, f"{part}.png", png(part), tag="samples")
         (self.path / "heartbeat").touch()
 
     def end(self) -> None:

@@ -18,7 +18,7 @@ from bridge.live import core as live_core
 from bridge.options import ContentOptions
 from bridge.registry import store
 from bridge.rundir import read_run
-from tests.contract.test_media import log_image, picture
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatc
     path = make_run(tmp_path / "runs" / "a", ROW)
     live = live_runs(tmp_path / "runs")
     assert live.media(only(live)) == ()
-    log_image(path, 0, "a.png", picture(1), caption="first")
+    log_image(path, 0, "a.png", png(1), caption="first")
     assert [event.caption for event in live.media(only(live))] == ["first"]
-    log_image(path, 1, "b.png", picture(2))
+    log_image(path, 1, "b.png", png(2))
     assert [event.step for event in live.media(only(live))] == [0, 1]
     monkeypatch.setattr(live_core, "read_media", None)
     assert [event.step for event in live.media(only(live))] == [0, 1]
@@ -204,7 +204,7 @@ def test_a_look_at_many_runs_costs_one_call_each(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(store, "_SLOW_S", 0.0)
     for number in range(40):
         make_run(tmp_path / "runs" / f"{number:02d}", ROW)
-    log_image(tmp_path / "runs" / "07", 0, "a.png", picture(1), caption="first")
+    log_image(tmp_path / "runs" / "07", 0, "a.png", png(1), caption="first")
     live = live_runs(tmp_path / "runs")
     runs = list(live.runs().values())
     live.map(live.media, runs)

@@ -36,8 +36,9 @@ from bridge.live import LiveOptions
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.sync.export import Options, export_runs
 from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.pictures import encoded, log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
-from tests.rundir.event_writing import age, append, picture, png, write_events
+from tests.rundir.event_writing import age, append, picture, write_events
 from tests.security.harms import png_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,10 @@ NOT_COMPARED = {
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: object) -> None:
-    """Write an image as the logger does: first the file, then its line."""
-    path = run / "media" / f"{tag.replace('/', '_')}-{step}.{form.lower()}"
-    path.parent.mkdir(exist_ok=True)
-    Image.new("RGB", (40, 20), (40 * step, 90, 10)).save(path, form)
-    line = {"step": step, "tag": tag, "type": "image", "path": f"media/{path.name}"} | fields
-    with (run / "media.jsonl").open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
+def draw(run: Path, tag: str, step: int, form: str = "png", **fields: object) -> None:
+    """Log an image of 40 x 20 pixels."""
+    data = encoded(form, (40 * step, 90, 10), size=(40, 20))
+    log_image(run, step, f"{tag.replace('/', '_')}-{step}.{form}", data, tag=tag, **fields)
 
 
 def store_of(runs: Path) -> LiveStore:
@@ -121,13 +118,13 @@ def make_all_runs(runs: Path) -> Path:
     os.utime(killed / "metrics.csv", (CREATED_S + 60, CREATED_S + 60))
     pictures = make_run(runs / "pictures", rows[:3], hparams={"n": 1})
     for step in range(3):
-        log_image(pictures, "val/samples", step, caption=f"step {step}")
-    log_image(pictures, "val/samples", 3, caption="broken")
+        draw(pictures, "val/samples", step, caption=f"step {step}")
+    draw(pictures, "val/samples", 3, caption="broken")
     (pictures / "media" / "val_samples-3.png").write_bytes(png(1)[:40])
-    log_image(pictures, "val/samples", 4, caption="no pixels")
+    draw(pictures, "val/samples", 4, caption="no pixels")
     (pictures / "media" / "val_samples-4.png").write_bytes(png_of(40, 20, b"right checksums"))
     broken = make_run(runs / "broken", rows[:3])
-    log_image(broken, "val/samples", 0)
+    draw(broken, "val/samples", 0)
     (broken / "media" / "val_samples-0.png").write_bytes(png(1)[:40])
     sessions = [{"user": "ada", "rows": 0}, {"user": "ada", "rows": 3}]
     back = make_run(
@@ -378,7 +375,7 @@ def test_a_file_that_has_grown_is_served_as_it_is_now(runs: Path) -> None:
 
 def test_pictures_have_small_previews(runs: Path) -> None:
     """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
-    log_image(runs / "pictures", "photo", 1, "JPEG")
+    draw(runs / "pictures", "photo", 1, "jpeg")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
     run_id = id_of(runs, "pictures")
     names = [file.path for file in artifacts.list_artifacts(f"{run_id}/images")]
@@ -512,7 +509,7 @@ def test_a_tracking_uri_that_cannot_be_written_to_stops_no_view(monkeypatch: pyt
 
 def test_a_file_that_became_a_link_is_not_served(runs: Path, tmp_path: Path) -> None:
     """Neither a listed file that is a link by now, nor one below a folder that is, leads out of the run."""
-    log_image(runs / "odd", "x", 1)
+    draw(runs / "odd", "x", 1)
     (tmp_path / "secret.png").write_text("s3cret")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
     run_id = id_of(runs, "odd")

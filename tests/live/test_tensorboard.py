@@ -23,13 +23,12 @@ from bridge.live import LiveOptions, LiveRuns
 from bridge.options import ContentOptions
 from bridge.registry import store
 from bridge.sync.export import Options, export_runs
-from tests.contract.test_media import log_image, picture
 from tests.exporters.tensorboard.event_files import hex32
-from tests.exporters.tensorboard.pictures_by_hand import film
 from tests.fixtures.tensorboard_server import start_tensorboard
+from tests.pictures import film, log_image, png
 from tests.require import require
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
-from tests.rundir.event_writing import age, append, png, write_events
+from tests.rundir.event_writing import age, append, write_events
 from tests.rundir.event_writing import picture as event_picture
 from tests.security.harms import png_of
 from tests.servers import free_port
@@ -141,12 +140,12 @@ def make_runs(folder: Path) -> Path:
         notes="# Title\n\ntext",
         tags=["a|b", "password:s3cret"],
     )
-    log_image(first, 0, "a.png", picture(1))
-    log_image(first, 0, "b.png", picture(2), caption="second")
-    log_image(first, 5, "c.png", picture(3), caption="third")
+    log_image(first, 0, "a.png", png(1))
+    log_image(first, 0, "b.png", png(2), caption="second")
+    log_image(first, 5, "c.png", png(3), caption="third")
     odd = [{"step": 0, "loss": "nan", "val/samples/0": 1.0}, {"step": 2**20, "loss": "inf"}]
     second = make_run(runs / "two", odd, status="failed", hparams={"lr": 0.2})
-    log_image(second, 3, "a.png", picture(4))
+    log_image(second, 3, "a.png", png(4))
     log_image(second, 4, "no-pixels.png", png_of(8, 8, b"right checksums"))
     broken = {
         "no-header.png": b"no picture",
@@ -200,7 +199,7 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
                 write_metrics(path, HEADER, [(acc, chance.random(), step, CREATED_S + row)], append=True)
                 row += 1
             write_sidecar(path, status="running", hparams=params, notes=f"look {look}", tags=[f"t{look}"])
-            log_image(path, look, f"{look}.png", picture(look), caption=f"caption {look}")
+            log_image(path, look, f"{look}.png", png(look), caption=f"caption {look}")
             if look == 2:
                 make_run(runs / "b", [{"step": 0, "loss": 1.0}])
                 write_metrics(path, HEADER, [(0.5, 0.25, step + 1, CREATED_S + row)], append=True)
@@ -224,7 +223,7 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
 def test_of_many_pictures_the_newest_are_shown(tmp_path: Path) -> None:
     """Of the images of a tag a page gets the last thousand steps."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    log_image(path, 0, "a.png", picture(1))
+    log_image(path, 0, "a.png", png(1))
     line = json.loads((path / "media.jsonl").read_text())
     (path / "media.jsonl").write_text("".join(json.dumps(line | {"step": step}) + "\n" for step in range(1003)))
     with served(tmp_path / "runs") as address:
@@ -287,8 +286,8 @@ def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path
 def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
     """No name in media.jsonl and no key in a request reaches a file that an export would not read."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    (tmp_path / "secret.png").write_bytes(picture(9))
-    log_image(path, 0, "a.png", picture(1))
+    (tmp_path / "secret.png").write_bytes(png(9))
+    log_image(path, 0, "a.png", png(1))
     (path / "media" / "link.png").symlink_to(tmp_path / "secret.png")
     with (path / "media.jsonl").open("a") as lines:
         for outside in ("../../secret.png", str(tmp_path / "secret.png"), "media/link.png"):
@@ -333,7 +332,7 @@ def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
 
     require(media.can_convert(), "PyAV")
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    log_image(path, 0, "a.mp4", film(tmp_path / "a.mp4", 12).read_bytes(), tag="film", type="video")
+    log_image(path, 0, "a.mp4", film(), tag="film", type="video")
     with served(tmp_path / "runs") as address:
         (image,) = get(address, "plugin/images/images", run="a", tag="film/0", sample="0")
         data = get(address, f"plugin/images/individualImage?{image['query']}&x")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.pictures import png
 from tests.run_dirs import CREATED_S
-from tests.rundir.event_writing import age, png, record, scalar, version
+from tests.rundir.event_writing import age, record, scalar, version
 from tests.rundir.event_writing import picture as picture_event
 
 if TYPE_CHECKING:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, write_sidecar
 
 if TYPE_CHECKING:
@@ -69,23 +66,9 @@ class LivingRun:
     def picture(self, tag: str) -> None:
         """Log a new, unique image."""
         self.pictures += 1
-        name = f"media/{tag}/{self.step:08d}_{self.pictures}.png"
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture = io.BytesIO()
-        Image.new("RGB", (4, 4), (self.pictures % 256, self.pictures // 256, 7)).save(picture, "PNG")
-        file.write_bytes(picture.getvalue())
-        event = {
-            "step": self.step,
-            "tag": tag,
-            "type": "image",
-            "path": name,
-            "caption": f"picture {self.pictures}",
-            "time": CREATED_S + self._tick(),
-            "session": self.session,
-        }
-        with (self.path / "media.jsonl").open("a") as lines:
-            lines.write(json.dumps(event) + "\n")
+        name = f"{tag}/{self.step:08d}_{self.pictures}.png"
+        facts = {"caption": f"picture {self.pictures}", "time": CREATED_S + self._tick(), "session": self.session}
+        log_image(self.path, self.step, name, png(self.pictures), tag=tag, **facts)
 
     def requeue(self, back: int) -> None:
         """Start a new process from a checkpoint `back` steps ago."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
@@ -31,13 +29,6 @@ def scalar(tag: str, step: int, value: float, then: float) -> Event:
     event = Event(wall_time=then, step=step)
     event.summary.value.add(tag=tag, simple_value=np.float32(value))
     return event
-
-
-def png(color: int) -> bytes:
-    """Return a small picture of one colour."""
-    picture = io.BytesIO()
-    Image.new("RGB", (4, 4), (color % 256, color // 256, 7)).save(picture, "PNG")
-    return picture.getvalue()
 
 
 def picture(tag: str, step: int, then: float, *pictures: bytes, is_tensor: bool = False) -> Event:

@@ -26,8 +26,9 @@ from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, discover, read_run, read_whole
 from bridge.rundir.event_file import read_events
 from bridge.rundir.resume import open_table
+from tests.pictures import png
 from tests.run_dirs import write_sidecar
-from tests.rundir.event_writing import START, age, append, picture, png, record, scalar, version, write_events
+from tests.rundir.event_writing import START, age, append, picture, record, scalar, version, write_events
 from tests.rundir.targets import Row, Target, look, rising, series_of
 from tests.rundir.targets import expected as expected_points
 

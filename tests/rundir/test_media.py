@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import pytest
 from bridge.model import Delta, DeltaKind, MediaType
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
+from tests.pictures import log_image
 from tests.run_dirs import make_run
 from tests.rundir.targets import look
 
@@ -28,12 +28,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def log(path: Path, tag: str, step: int, name: str, **fields: Any) -> None:
-    """Log an image as a logger does: first the file, then its line."""
-    (path / "media").mkdir(exist_ok=True)
-    (path / "media" / name).write_bytes(PNG)
-    line = json.dumps({"step": step, "tag": tag, "type": "image", "path": f"media/{name}", "time": 5.0, **fields})
-    with (path / "media.jsonl").open("a") as file:
-        file.write(line + "\n")
+    """Log an image of a known time."""
+    log_image(path, step, name, PNG, **{"tag": tag, "time": 5.0} | fields)
 
 
 def names(delta: Delta) -> list[tuple[str, int, int]]:

@@ -18,7 +18,7 @@ from bridge.model import Cursor
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_points, read_run, read_small, read_whole
 from tests import oracle
-from tests.contract.test_media import picture
+from tests.pictures import png
 from tests.run_dirs import CREATED_S, make_run, write_sidecar
 from tests.rundir.targets import events_of
 
@@ -235,8 +235,8 @@ def test_any_media_lines(lines: list[str], torn: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = make_run(Path(folder) / "run")
         (path / "media").mkdir()
-        (path.parent / "out.png").write_bytes(picture(9))
-        (path / "media" / "a.png").write_bytes(picture(1))
+        (path.parent / "out.png").write_bytes(png(9))
+        (path / "media" / "a.png").write_bytes(png(1))
         (path / "media" / "b.gif").write_bytes(b"GIF89a" + bytes(20))
         (path / "media" / "c.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(20))
         text = "".join(f"{line}\n" for line in lines)

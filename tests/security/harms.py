@@ -8,7 +8,8 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from tests.security.scene import add_media, png
+from tests.pictures import png
+from tests.security.scene import add_media
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import struct
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from click.testing import CliRunner
-
-from bridge.cli import bridge
+from tests.cli.calling import call
+from tests.pictures import png
 from tests.run_dirs import CREATED, CREATED_S, make_run
 
 if TYPE_CHECKING:
@@ -24,21 +21,6 @@ GOOD = [(0, CREATED_S, 1.0), (1, CREATED_S + 1, 0.5), (2, CREATED_S + 2, 0.25)]
 """The points of `loss` in every run that `plain_run` makes: step, time, value."""
 
 TARGETS = ("tensorboard", "mlflow")
-
-
-def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
-    """Return a grey PNG of that size.
-
-    `text` goes into the file's comment, and only the first row then has pixels.
-    """
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    comment = chunk(b"tEXt", b"Comment\0" + text) if text else b""
-    pixels = chunk(b"IDAT", zlib.compress(bytes((width + 1) * height), 9))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + comment + pixels + chunk(b"IEND", b"")
 
 
 def plain_run(path: Path, **sidecar: Any) -> Path:
@@ -87,7 +69,7 @@ class Outside:
             "id_ed25519": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{mark}\n-----END OPENSSH PRIVATE KEY-----\n",
         }.items():
             (folder / name).write_text(text)
-        (folder / "key.png").write_bytes(png(text=mark.encode()))
+        (folder / "key.png").write_bytes(png(comment=mark))
         return cls(folder, mark)
 
 
@@ -165,11 +147,9 @@ class Scene:
     def call(self, *words: object) -> Seen:
         """Run a command in the folder; an unexpected exception propagates."""
         with contextlib.chdir(self.root):
-            result = CliRunner(env={"BRIDGE_CACHE_DIR": "cache"}).invoke(bridge, [str(word) for word in words])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        self.said += [result.stdout, result.stderr]
-        return Seen(result.exit_code, result.stdout, result.stderr)
+            seen = Seen(*call(*words, BRIDGE_CACHE_DIR="cache"))
+        self.said += [seen.out, seen.err]
+        return seen
 
     def export(self, to: str, *words: object) -> Seen:
         """Export all runs in this process."""

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.exporters.tensorboard.event_files import events, file_of
+from tests.pictures import png
 from tests.run_dirs import CREATED
-from tests.security.scene import GOOD, TARGETS, Scene, add_media, plain_run, png, points_of
+from tests.security.scene import GOOD, TARGETS, Scene, add_media, plain_run, points_of
 
 if TYPE_CHECKING:
     from pathlib import Path

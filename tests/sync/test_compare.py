@@ -15,7 +15,7 @@ from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
 from bridge.options import ContentOptions
 from bridge.sync.compare import FIRST, Findings, compare_facts, compare_media, compare_series
-from tests.contract.test_media import picture
+from tests.pictures import png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ def test_all_differences_are_counted_and_the_first_are_shown() -> None:
 
 def data(name: str) -> bytes:
     """Return a real image that is different for each name."""
-    return picture(1) + name.encode()
+    return png(1) + name.encode()
 
 
 def digest(name: str) -> str:
@@ -159,7 +159,7 @@ def test_media_that_may_be_missing(tmp_path: Path) -> None:
     capabilities = Capabilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
     a, b, video = event(tmp_path, 0, "a"), event(tmp_path, 1, "b"), event(tmp_path, 2, "video", form="mp4")
     broken = event(tmp_path, 3, "broken")
-    broken.file.path.write_bytes(picture(1)[:40])
+    broken.file.path.write_bytes(png(1)[:40])
     for events, there, unsupported, count, expected in (
         ([a, video, event(tmp_path, 4, "c", form="webm")], [item(0, "a"), item(1, "a gif")], set(), 2, []),
         ([a, video], [item(0, "a")], set(), 2, [("+", digest("video"), None)]),

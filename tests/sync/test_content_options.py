@@ -6,13 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
 
 import bridge
-from bridge.cli import bridge as command
 from bridge.exporters.contract import find_exporter
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
+from tests.cli.calling import call
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
@@ -104,9 +103,9 @@ def test_options_of_the_command_line_a_variable_and_the_file_count_as_given(
     monkeypatch.chdir(tmp_path)
 
     def action(*words: str, **variables: str) -> str:
-        done = CliRunner(env=variables).invoke(command, ["export", "runs", "--to", "tensorboard", "--json", *words])
-        assert done.exit_code == 0, done.output
-        return str(json.loads(done.stdout)["runs"][0]["action"])
+        code, out, err = call("export", "runs", "--to", "tensorboard", "--json", *words, **variables)
+        assert code == 0, err
+        return str(json.loads(out)["runs"][0]["action"])
 
     assert action("--exclude-metrics", "acc") == "new"
     assert action() == "unchanged"

@@ -6,9 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-from bridge.cli import bridge
 from bridge.exporters.contract import find_exporter
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import open_registry
@@ -16,8 +14,10 @@ from bridge.rundir import read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.select import Selection
 from bridge.sync.verify import verify_runs
+from tests.cli.calling import call
 from tests.memory_exporter import MemoryExporter
-from tests.rundir.event_writing import START, age, append, picture, png, scalar, write_events
+from tests.pictures import png
+from tests.rundir.event_writing import START, age, append, picture, scalar, write_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def test_a_kind_of_run_directory_selects(logs: Path) -> None:
     kinds = ["--kind", "CSVLogger"]
 
     def said(*words: str) -> str:
-        return CliRunner().invoke(bridge, words, catch_exceptions=False).stdout
+        return call(*words)[1]
 
     columns = [line.split()[2] for line in said("ls", str(logs)).splitlines()]
     assert sorted(columns) == ["CSVLogger", "TensorBoardLogger", "TensorBoardLogger", "kind"]

@@ -17,8 +17,9 @@ from bridge.sync import verify
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
 from bridge.sync.verify import VerifyOptions, verify_runs
-from tests.contract.test_media import log_image, picture, run_with_images
+from tests.contract.test_media import run_with_images
 from tests.memory_exporter import MEMORY, MemoryExporter
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_what_cannot_be_compared_has_a_reason_and_a_hint(run: Path, exporter: Me
 def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) -> None:
     """Rows, images and facts since the export are behind, and a difference only with strict."""
     grow(run)
-    log_image(run, 9, "d.png", picture(9))
+    log_image(run, 9, "d.png", png(9))
     end = "2026-04-10T13:30:00+00:00"
     write_sidecar(run, status="failed", hparams={"lr": 0.1}, tags=["t", "u"], notes="n", ended_at=end)
     line = check(run, exporter)

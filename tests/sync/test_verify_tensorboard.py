@@ -17,8 +17,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from bridge.exporters.contract import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
-from tests.contract.test_media import log_image, picture, run_with_images
+from tests.contract.test_media import run_with_images
 from tests.exporters.tensorboard.event_files import events, file_of
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ def test_another_event_with_a_valid_checksum_is_found(
 def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -> None:
     """An image has the time in media.jsonl; a time that is not there is not compared."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
-    log_image(path, 0, "timed.png", picture(1), time=CREATED_S + 5)
-    log_image(path, 1, "other.png", picture(2))
+    log_image(path, 0, "timed.png", png(1), time=CREATED_S + 5)
+    log_image(path, 1, "other.png", png(2))
     export_runs([path], exporter)
     assert signs(verify(path, exporter)) == ["="]
 

@@ -12,7 +12,7 @@ from bridge.errors import ConflictError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.options import ContentOptions
-from tests.exporters.mlflow.by_hand import delta_of
+from tests.deltas import delta_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

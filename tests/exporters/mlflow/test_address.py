@@ -18,7 +18,7 @@ from bridge.exporters.mlflow.address import Address, sqlite_uri
 from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
-from tests.exporters.mlflow.by_hand import run_of
+from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run
 
@@ -51,7 +51,7 @@ def test_a_relative_path_may_be_encoded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_encoded_path_is_the_file_that_is_made(tmp_path: Path) -> None:
     """`%20` is a space: the file and its artifacts are created under that name only."""
     store = Store(f"sqlite:///{tmp_path}/x y%20z.db")
-    store.export(run_of(), [{"step": 0, "loss": 1.0}])
+    store.export(make_model_run(), [{"step": 0, "loss": 1.0}])
     assert store.points("loss") == [(0, 1.0, 1775822400000)]
     assert [path.name for path in tmp_path.iterdir() if path.name != "mlartifacts"] == ["x y z.db"]
 
@@ -125,7 +125,7 @@ def test_another_mlflows_database_is_refused(store: Store, other: str) -> None:
     store.options = {"database_uri": other}
     before = content(store.uri), content(other)
     with pytest.raises(TargetRefusedError) as raised:
-        store.export(run_of(), ROWS)
+        store.export(make_model_run(), ROWS)
     assert (other in raised.value.message, store.uri in raised.value.message) == (True, True)
     assert "--backend-store-uri" in str(raised.value.hint)
     assert (content(store.uri), content(other)) == before
@@ -138,7 +138,7 @@ def test_a_database_without_the_servers_experiment_is_refused(
     before = content(store.uri)
     through = Store(mlflow_server.uri, experiment=str(tmp_path), options={"database_uri": store.uri})
     with pytest.raises(TargetRefusedError, match="is not the database behind"):
-        through.export(run_of(), ROWS)
+        through.export(make_model_run(), ROWS)
     assert content(store.uri) == before
 
 
@@ -147,7 +147,7 @@ def test_a_database_by_another_name_is_the_same(store: Store, tmp_path: Path) ->
     link = tmp_path / "link.db"
     link.symlink_to(store.uri.removeprefix("sqlite:///"))
     store.options = {"database_uri": f"sqlite:///{link}"}
-    store.export(run_of(), ROWS)
+    store.export(make_model_run(), ROWS)
     assert [step for step, _, _ in store.points("loss")] == [0, 1, 2]
 
 

@@ -18,8 +18,7 @@ from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
-from tests.deltas import notices_of
-from tests.exporters.mlflow.by_hand import delta_of, run_of
+from tests.deltas import delta_of, make_model_run, notices_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.test_rebuild import log_picture
 from tests.fixtures.mlflow_server import start_mlflow_server
@@ -135,7 +134,7 @@ def test_files_that_a_server_keeps_follow_through_the_server(
 def test_a_rebuild_in_a_database_whose_files_a_server_keeps(store: Store) -> None:
     """The run is rebuilt, and a notice says where files that people added are."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     old = store.run().info.run_id
     done = store.rebuild(run, [delta_of(run, ROWS[:1])])

@@ -15,7 +15,7 @@ from bridge.model import DeltaKind, NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
-from tests.exporters.mlflow.by_hand import block_of, delta_of, run_of
+from tests.deltas import block_of, delta_of, make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
@@ -52,7 +52,7 @@ def test_the_latest_value_is_the_best_at_its_step(
     any_store: Store, content: ContentOptions, values: list[float], expected: tuple[int, float] | None
 ) -> None:
     """Of equal values the first counts; infinities can be the best and NaN cannot. A metric without any has none."""
-    any_store.export(run_of(), rows_of(values), content=content)
+    any_store.export(make_model_run(), rows_of(values), content=content)
     assert set(any_store.run().data.metrics) == ({"acc", "acc.best"} if expected else {"acc"})
     assert expected is None or latest(any_store) == expected
 
@@ -61,14 +61,14 @@ def test_a_best_follows_a_growing_run(any_store: Store) -> None:
     """Only a strictly better value replaces the best."""
     seen = []
     for at, value in enumerate([0.5, 0.4, 0.7, 0.7, 0.9]):
-        any_store.export(run_of(), rows_of([value], first=at), content=MAX)
+        any_store.export(make_model_run(), rows_of([value], first=at), content=MAX)
         seen.append(latest(any_store))
     assert seen == [(0, 0.5), (0, 0.5), (2, 0.7), (2, 0.7), (4, 0.9)]
 
 
 def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:
     """Adding, dropping or changing --best keeps the run; through a server a dropped one stays."""
-    run, other = run_of(), ContentOptions(best=("loss:min",))
+    run, other = make_model_run(), ContentOptions(best=("loss:min",))
     rows = [{"step": step, "acc": value, "loss": 1 - value} for step, value in enumerate([0.1, 0.8, 0.3])]
     seen = []
     for content in (MAX, ContentOptions(), other, MAX):
@@ -89,7 +89,7 @@ def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:
 
 def test_another_direction_is_taken_where_points_can_be_deleted(any_store: Store) -> None:
     """Another direction applies in a database, and needs a rebuild through a server."""
-    run = run_of()
+    run = make_model_run()
     any_store.export(run, rows_of([0.5, 0.1, 0.9]), content=MAX)
     if any_store.is_server:
         with pytest.raises(RebuildNeededError, match="another direction"):
@@ -102,10 +102,10 @@ def test_another_direction_is_taken_where_points_can_be_deleted(any_store: Store
 def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
     """A logged metric named NAME.best wins over ours, with a notice."""
     rows = [{"step": 0, "acc": 0.5, "acc.best": 0.1}]
-    applied = any_store.export(run_of(), rows, content=MAX)
+    applied = any_store.export(make_model_run(), rows, content=MAX)
     assert any_store.run().data.metrics == {"acc": 0.5, "acc.best": 0.1}
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.LEFT_OUT, "acc.best")]
-    other = run_of(Path("/runs/other"))
+    other = make_model_run(Path("/runs/other"))
     any_store.export(other, rows_of([0.5]), content=MAX)
     with pytest.raises(RebuildNeededError, match=r"logs acc\.best itself"):
         any_store.export(other, [{"step": 1, "acc": 0.1, "acc.best": 0.1}], content=MAX)
@@ -113,9 +113,9 @@ def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
 
 def test_after_a_rewind_the_best_is_that_of_what_counts(store: Store) -> None:
     """In a database a rewind removes a superseded best and restores an earlier one."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, rows_of([0.1, 0.3, 0.9]), content=MAX)
-    block = block_of([{"step": 2, "acc": 0.2}], first=3)
+    block = block_of([{"step": 2, "acc": 0.2}], first_row=3)
     fields = {"kind": DeltaKind.REWIND, "replace_from": 2, "blocks": (block,)}
     store.export(run, rows_of([0.2], first=2), content=MAX, **fields)
     assert store.points("acc.best") == [(1, 0.3, 1775822401000)]
@@ -124,7 +124,7 @@ def test_after_a_rewind_the_best_is_that_of_what_counts(store: Store) -> None:
 
 def test_through_a_server_a_best_that_moves_back_needs_a_rebuild(any_store: Store) -> None:
     """A best that moves back needs a rebuild through a server, which cannot delete points."""
-    run = run_of()
+    run = make_model_run()
     any_store.export(run, [{"step": 10, "acc": 0.1}, {"step": 30, "acc": 0.7}], content=MAX)
     better_before = [{"step": 25, "acc": 0.9}]
     if any_store.is_server:

@@ -20,15 +20,16 @@ from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from logger.sidecar import SessionEntry
-from tests.exporters.mlflow.by_hand import START, delta_of, file_of, run_of
+from tests.deltas import delta_of, file_of, make_model_run
 from tests.exporters.mlflow.conftest import Store
+from tests.run_dirs import CREATED_S as START
 
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 
 
 def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> None:
     """Start and end are the run's, not the export's."""
-    store.export(run_of(start=START + 0.1234, end=START + 60.9876), ROWS)
+    store.export(make_model_run(start=START + 0.1234, end=START + 60.9876), ROWS)
     info = store.run().info
     assert (info.start_time, info.end_time, info.status) == (1775822400123, 1775822460988, "FINISHED")
 
@@ -46,7 +47,9 @@ def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> 
 )
 def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str) -> None:
     """Each status has one MLflow status, and the tag `bridge.status` appears only where it says more."""
-    store.export(run_of(status=status, status_word=None, end=None if status is Status.RUNNING else START + 9), ROWS)
+    store.export(
+        make_model_run(status=status, status_word=None, end=None if status is Status.RUNNING else START + 9), ROWS
+    )
     run = store.run()
     says_more = status in (Status.INTERRUPTED, Status.UNKNOWN)
     assert (run.info.status, run.data.tags.get("bridge.status")) == (word, status.value if says_more else None)
@@ -54,20 +57,20 @@ def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str
 
 def test_a_requeued_run_is_running_until_its_next_end(any_store: Store) -> None:
     """A requeue clears the end and moves the start, except through a server; the next end is right everywhere."""
-    any_store.export(run_of(status=Status.KILLED), ROWS)
-    running = run_of(status=Status.RUNNING, start=START - 9)
+    any_store.export(make_model_run(status=Status.KILLED), ROWS)
+    running = make_model_run(status=Status.RUNNING, start=START - 9)
     any_store.export(running, [{"step": 2, "loss": 0.1}])
     info = any_store.run().info
     expected = (1775822400000, 1775826000000) if any_store.is_server else (1775822391000, None)
     assert (info.status, info.start_time, info.end_time) == ("RUNNING", *expected)
     assert any_store.stale(running) == []
-    any_store.export(run_of(end=1775829600.0))
+    any_store.export(make_model_run(end=1775829600.0))
     assert (any_store.run().info.status, any_store.run().info.end_time) == ("FINISHED", 1775829600000)
 
 
 def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: Store) -> None:
     """The first name keeps the clean key, and tags map the keys back."""
-    run = run_of(params={"opt/lr": 0.1, "a b": None, "f(x)": True, "f[x]": 2, "f_x_": 3})
+    run = make_model_run(params={"opt/lr": 0.1, "a b": None, "f(x)": True, "f[x]": 2, "f_x_": 3})
     applied = store.export(run, ROWS)
     assert store.run().data.params == {"opt/lr": "0.1", "a b": "None", "f_x_": "True", "f_x__2": "2", "f_x__3": "3"}
     assert read_names_tags(store.run().data.tags)["params"] == {
@@ -103,7 +106,7 @@ def test_what_is_too_long_is_cut_and_kept_in_full(
     files = {"hparams.yaml": yaml.safe_dump(hparams), "sidecar.json": json.dumps(facts | {"hparams": hparams})}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    run = run_of(
+    run = make_model_run(
         tmp_path, params=hparams, name="n" * 400, files={name: file_of(tmp_path / name) for name in files}, **facts
     )
     applied = store.export(run, ROWS, content=ContentOptions(artifacts=artifacts))
@@ -127,9 +130,9 @@ def test_what_is_too_long_is_cut_and_kept_in_full(
 def test_any_number_of_renamed_metrics_comes_back(any_store: Store, name: str) -> None:
     """Thousands of renamed metrics are mapped back without any artifact, and a rebuild needs fewer tags for fewer."""
     names = [name.format(f"{number * 7919 % 10007:05}") for number in range(2000)]
-    run, content = run_of(params={"f(x)": 1}), ContentOptions(artifacts="none")
+    run, content = make_model_run(params={"f(x)": 1}), ContentOptions(artifacts="none")
     any_store.export(run, [{"step": 0, **dict.fromkeys(names, 1.0)}], content=content)
-    any_store.export(run_of(params={"f(x)": 1}, notes="changed"), content=content)
+    any_store.export(make_model_run(params={"f(x)": 1}, notes="changed"), content=content)
     held = any_store.read(run, content)
     assert (held.names, held.params) == (frozenset(names), {"f(x)": "1"})
     tags = [key for key in any_store.run().data.tags if key.startswith(Tag.NAMES)]
@@ -141,7 +144,7 @@ def test_any_number_of_renamed_metrics_comes_back(any_store: Store, name: str) -
 
 def test_names_that_somebody_changed_are_an_error(store: Store) -> None:
     """Names that cannot be read any more are no different points."""
-    run = run_of(params={"f(x)": 1})
+    run = make_model_run(params={"f(x)": 1})
     store.export(run, ROWS)
     store.client.set_tag(store.run().info.run_id, f"{Tag.NAMES}0000", "x")
     with pytest.raises(TargetRefusedError, match="cannot be read"):
@@ -150,10 +153,10 @@ def test_names_that_somebody_changed_are_an_error(store: Store) -> None:
 
 def test_a_param_that_changed_is_replaced_where_that_can_be(any_store: Store) -> None:
     """A new param is added. A changed one is replaced in a database, and refused without a write through a server."""
-    any_store.export(run_of(params={"lr": 0.1}), ROWS)
-    any_store.export(run_of(params={"lr": 0.1, "new": 1}))
+    any_store.export(make_model_run(params={"lr": 0.1}), ROWS)
+    any_store.export(make_model_run(params={"lr": 0.1, "new": 1}))
     assert any_store.run().data.params == {"lr": "0.1", "new": "1"}
-    changed = run_of(params={"lr": 0.2, "new": 1}, notes="changed")
+    changed = make_model_run(params={"lr": 0.2, "new": 1}, notes="changed")
     if any_store.is_server:
         with pytest.raises(RebuildNeededError, match="lr"):
             any_store.export(changed)
@@ -166,17 +169,17 @@ def test_a_param_that_changed_is_replaced_where_that_can_be(any_store: Store) ->
 
 def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
     """A removed param is refused without a write, because MLflow cannot delete params."""
-    store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
+    store.export(make_model_run(params={"lr": 0.1, "depth": 3}), ROWS)
     with pytest.raises(RebuildNeededError, match="depth"):
-        store.export(run_of(params={"lr": 0.1}))
+        store.export(make_model_run(params={"lr": 0.1}))
     assert store.run().data.params == {"lr": "0.1", "depth": "3"}
 
 
 def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: Store) -> None:
     """A new job id at a requeue makes no new run, and neither does a resume without a checkpoint path."""
-    store.export(run_of(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 17}), ROWS)
+    store.export(make_model_run(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 17}), ROWS)
     run_id = store.run().info.run_id
-    resumed = run_of(params={"lr": 0.1, "job_id": 18})
+    resumed = make_model_run(params={"lr": 0.1, "job_id": 18})
     assert store.stale(resumed) == ["bridge tags"]
     store.export(resumed)
     run = store.run()
@@ -191,7 +194,7 @@ def test_tags_follow_one_rule_and_no_two_become_one(store: Store) -> None:
         *("project:x", "team:a", "team:b", "baseline", "team", "two words", "a@b", "a#b"),
         *("mlflow.user:me", "tag.mlflow.user:2", "bridge.uid:no", "w" * 300),
     )
-    run = run_of(tags=tags)
+    run = make_model_run(tags=tags)
     applied = store.export(run, ROWS)
     held = store.run().data.tags
     (long,) = (key for key in held if key.startswith("w" * 200))
@@ -227,7 +230,7 @@ def test_user_host_command_and_commit_are_those_of_the_training(store: Store) ->
         SessionEntry(host="node2", slurm={"job_id": "8", "partition": "gpu"}, restart_count=3),
         SessionEntry(),
     )
-    store.export(run_of(sessions=sessions), ROWS)
+    store.export(make_model_run(sessions=sessions), ROWS)
     tags = store.run().data.tags
     natural = {
         key: value
@@ -267,7 +270,7 @@ def test_the_source_is_the_script_or_the_module(command: str, script: str) -> No
 
 def test_what_people_edit_stays_and_is_named(store: Store) -> None:
     """Name, description and tags edited in the UI survive changes of the same fields in the run."""
-    run = run_of(name="first", notes="mine", tags=("project:x", "keep:1", "gone:1"))
+    run = make_model_run(name="first", notes="mine", tags=("project:x", "keep:1", "gone:1"))
     store.export(run, ROWS)
     run_id = store.run().info.run_id
     store.client.update_run(run_id, name="best of all")
@@ -275,7 +278,7 @@ def test_what_people_edit_stays_and_is_named(store: Store) -> None:
     store.client.set_tag(run_id, "project", "theirs")
     store.client.set_tag(run_id, "own", "theirs")
     store.client.delete_tag(run_id, "gone")
-    changed = run_of(name="renamed", notes="newer", tags=("project:y", "keep:2", "gone:2", "own:mine"))
+    changed = make_model_run(name="renamed", notes="newer", tags=("project:y", "keep:2", "gone:2", "own:mine"))
     assert sorted(store.known(changed).edited) == ["name", "notes", "tags.gone", "tags.project"]
     store.export(changed, [{"step": 9, "loss": 0.0}])
     held = store.run()
@@ -287,7 +290,7 @@ def test_what_people_edit_stays_and_is_named(store: Store) -> None:
 
 def test_status_and_end_are_no_edits(any_store: Store) -> None:
     """MLflow's pages cannot edit status and end. Where a program did, the next export says again how the run ended."""
-    run = run_of()
+    run = make_model_run()
     any_store.export(run, ROWS)
     before = any_store.run().info
     any_store.client.set_terminated(before.run_id, "FAILED", before.end_time + 5)
@@ -316,12 +319,12 @@ def test_an_estimated_end_is_set_right_as_it_was_sent(store: Store, tmp_path: Pa
 
 def test_a_deleted_experiment_is_an_error(store: Store) -> None:
     """In a deleted experiment each run fails with the same error and its remedies, and nothing is written."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     experiment = store.client.get_experiment_by_name("trials")
     assert experiment is not None
     store.client.delete_experiment(experiment.experiment_id)
-    for one in (run, run_of(identity="never seen")):
+    for one in (run, make_model_run(identity="never seen")):
         error = store.known(one).error
         assert str(error) == "The MLflow experiment 'trials' was deleted."
         assert isinstance(error, TargetRefusedError)
@@ -331,9 +334,9 @@ def test_a_deleted_experiment_is_an_error(store: Store) -> None:
 def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store) -> None:
     """A placeholder chooses the experiment once, and a later tag does not move the run."""
     store.experiment = "{tags.project}/{hparams.model.name}/{parent}"
-    run = run_of(Path("/data/sweeps/first"), tags=("project:vision",), params={"model.name": "resnet"})
+    run = make_model_run(Path("/data/sweeps/first"), tags=("project:vision",), params={"model.name": "resnet"})
     store.export(run, ROWS)
-    moved = run_of(Path("/data/sweeps/first"), tags=("project:audio",), params={"model.name": "resnet"})
+    moved = make_model_run(Path("/data/sweeps/first"), tags=("project:audio",), params={"model.name": "resnet"})
     assert store.known(moved).exists
     store.export(moved)
     assert [run.data.tags["project"] for run in store.runs(experiment="vision/resnet/sweeps")] == ["audio"]
@@ -343,12 +346,12 @@ def test_a_run_without_a_placeholders_value_is_an_error(store: Store) -> None:
     """A run without the placeholder's value fails alone, or goes to --experiment-default."""
     store.experiment = "{tags.project}"
     with store.exporter() as exporter:
-        known = exporter.cursors([run_of(), run_of(identity="other", tags=("project:x",))])
+        known = exporter.cursors([make_model_run(), make_model_run(identity="other", tags=("project:x",))])
     assert isinstance(known["uid-first"].error, RunError)
     assert "{tags.project}" in str(known["uid-first"].error)
     assert known["other"].error is None
     store.options = {"experiment_default": "unsorted"}
-    store.export(run_of(), ROWS)
+    store.export(make_model_run(), ROWS)
     assert len(store.runs(experiment="unsorted")) == 1
 
 
@@ -361,7 +364,7 @@ def test_a_placeholder_that_does_not_exist_is_wrong_usage() -> None:
 
 def test_an_experiment_that_we_make_in_a_file_keeps_its_artifacts_beside_it(store: Store, tmp_path: Path) -> None:
     """A new experiment of a SQLite file stores its artifacts beside the file."""
-    store.export(run_of(), ROWS)
+    store.export(make_model_run(), ROWS)
     assert store.run().info.artifact_uri.startswith((tmp_path / "mlartifacts" / "trials").as_uri())
 
 
@@ -369,12 +372,12 @@ def test_a_long_experiment_name_is_refused_by_mlflow(store: Store) -> None:
     """An experiment name that MLflow does not accept is an error in MLflow's words."""
     store.experiment = "e" * 501
     with pytest.raises(TargetRefusedError, match="500 characters"):
-        store.export(run_of(), ROWS)
+        store.export(make_model_run(), ROWS)
 
 
 def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
     """Secrets are masked by their keys, nested ones too, and each is counted."""
-    run = run_of(
+    run = make_model_run(
         params={"db.password": "p1", "opts": '[{"api_key": "p2"}]', "lr": 0.1},
         tags=("api_key:p3", "project:x"),
         sessions=(
@@ -405,14 +408,14 @@ def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
     """A run with our run's name but without our tags stays untouched."""
     experiment = store.client.create_experiment("trials")
     theirs = store.client.create_run(experiment, run_name="first", tags={"a": "b"})
-    store.export(run_of(), ROWS)
+    store.export(make_model_run(), ROWS)
     assert len(store.runs()) == 2
     assert store.client.get_run(theirs.info.run_id).data.tags == {"a": "b", "mlflow.runName": "first"}
 
 
 def test_nothing_is_masked_without_globs(store: Store) -> None:
     """Content options decide what is masked."""
-    store.export(run_of(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
+    store.export(make_model_run(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
     assert store.run().data.params == {"password": "p"}
 
 
@@ -426,7 +429,7 @@ def test_nul_characters_are_replaced(uri: str, tmp_path: Path) -> None:
     """NUL characters are replaced for every database, because PostgreSQL has none, and verify knows."""
     store = Store(uri)
     store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
-    run = run_of(params={"p": "a\0b"}, tags=("k:a\0b",), notes="a\0b", name="a\0b")
+    run = make_model_run(params={"p": "a\0b"}, tags=("k:a\0b",), notes="a\0b", name="a\0b")
     applied = store.export(run, ODD)
     assert (NoticeKind.CUT, "param p") in [(notice.kind, notice.what) for notice in applied.notices]
     held = store.run()
@@ -439,7 +442,7 @@ def test_renames_are_known_also_without_a_place_for_files(store: Store, tmp_path
     """Without an artifact store a tag maps renamed keys back."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     (tmp_path / "metrics.csv").touch()
-    run = run_of(tmp_path, params={"f(x)": 1}, files={"metrics.csv": file_of(tmp_path / "metrics.csv")})
+    run = make_model_run(tmp_path, params={"f(x)": 1}, files={"metrics.csv": file_of(tmp_path / "metrics.csv")})
     store.export(run, ODD)
     assert read_names_tags(store.run().data.tags)["metrics"] == {"a@b": "a_b"}
     held = store.read(run)
@@ -457,7 +460,7 @@ def test_long_keys_of_any_script_arrive(store: Store) -> None:
         "100%",
         *("y" * 300 + f"@{n}" for n in range(9)),
     ]
-    run = run_of(params={name: number for number, name in enumerate(names)})
+    run = make_model_run(params={name: number for number, name in enumerate(names)})
     store.export(run, [{"step": 0, **{name: float(number) for number, name in enumerate(names)}}])
     assert store.stale(run) == []
     store.export(run)
@@ -478,18 +481,18 @@ def tags_of(store: Store) -> dict[str, str]:
 def test_changed_and_removed_tags_follow_the_run(any_store: Store) -> None:
     """Changed and removed tags follow the run, and tags that people set or removed stay theirs."""
     store = any_store
-    store.export(run_of(tags=MANY), ROWS)
+    store.export(make_model_run(tags=MANY), ROWS)
     run_id = store.run().info.run_id
     store.client.set_tag(run_id, "tag0059", "theirs")
     store.client.delete_tag(run_id, "tag0058")
     for tags in (("new:1", *MANY[:50], "tag0050:CHANGED", *MANY[57:]), MANY[:2]):
-        store.export(run_of(tags=tags))
+        store.export(make_model_run(tags=tags))
         clean = replace(store, experiment=f"{store.experiment} {len(tags)}")
-        clean.export(run_of(tags=tags), ROWS)
+        clean.export(make_model_run(tags=tags), ROWS)
         expected = {key: value for key, value in tags_of(clean).items() if key != "tag0058"} | {"tag0059": "theirs"}
         assert tags_of(store) == expected
         if len(tags) > 2:
-            assert sorted(store.known(run_of(tags=tags)).edited) == ["tags.tag0058", "tags.tag0059"]
+            assert sorted(store.known(make_model_run(tags=tags)).edited) == ["tags.tag0058", "tags.tag0059"]
 
 
 TEXTS = st.lists(st.one_of(st.text(max_size=20), st.text("ab:@#.", max_size=4)), max_size=30, unique=True)
@@ -506,7 +509,7 @@ def test_each_tag_has_its_own_key_or_shares_that_of_its_name(tags: list[str]) ->
 
 def test_tags_beyond_one_list_are_left_out_with_a_notice(store: Store) -> None:
     """Only tags that fit into the list of our own tags are sent, so none can be taken for a user's."""
-    run = run_of(tags=tuple(f"k{number}:{'v' * 400}" for number in range(40)))
+    run = make_model_run(tags=tuple(f"k{number}:{'v' * 400}" for number in range(40)))
     applied = store.export(run, ROWS)
     held = store.run().data.tags
     kept = read_list_tag(held)

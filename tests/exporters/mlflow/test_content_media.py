@@ -11,11 +11,11 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from bridge.model import MediaType, NoticeKind, Status
+from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
-from tests.exporters.mlflow.by_hand import file_of, run_of
-from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
+from tests.deltas import file_of, make_model_run
+from tests.pictures import encoded, media_event
 from tests.run_dirs import make_run
 from tests.security.harms import png_of
 
@@ -36,8 +36,8 @@ def _images(store: Store) -> list[str]:
 def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: Path) -> None:
     """Each image has two files under its index's key, with step and time, and the tag that the UI looks for."""
     png = encoded("png")
-    events = [event_of(tmp_path, png, "png", index=index) for index in (0, 1)]
-    store.export(run_of(), ROWS, media=tuple(events))
+    events = [media_event(tmp_path / f"{index}.png", png, step=5, index=index) for index in (0, 1)]
+    store.export(make_model_run(), ROWS, media=tuple(events))
     assert _images(store) == [
         "images/val~samples~0+step+5+timestamp+1775822405000.webp",
         "images/val~samples~0+step+5+timestamp+1775822405000.png",
@@ -54,8 +54,8 @@ def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: P
 )
 def test_other_formats_are_shown_too(store: Store, tmp_path: Path, form: str, frames: int, shown: str) -> None:
     """WebP stays as it is, a GIF becomes an animated WebP, full size and small, and other formats become PNG."""
-    data = moving_gif(frames=frames) if form == "gif" else encoded(form, size=(300, 20))
-    store.export(run_of(), ROWS, media=(event_of(tmp_path, data, form),))
+    data = encoded(form, *["red", "green", "blue"][:frames], size=(300, 20))
+    store.export(make_model_run(), ROWS, media=(media_event(tmp_path / f"a.{form}", data),))
     pictures = [Image.open(io.BytesIO(store.artifact(path))) for path in store.files("images")]
     assert sorted((picture.format, getattr(picture, "n_frames", 1), picture.size) for picture in pictures) == sorted(
         [("WEBP", frames, (256, 17)), (shown, frames, (300, 20))]
@@ -66,14 +66,14 @@ def test_other_formats_are_shown_too(store: Store, tmp_path: Path, form: str, fr
 def test_every_kind_of_pixel_has_a_small_picture(store: Store, tmp_path: Path, mode: str) -> None:
     """16-bit greys, palettes and transparency all have previews."""
     colour = {"LA": (9, 9), "RGBA": (1, 2, 3, 4)}.get(mode, 1)
-    store.export(run_of(), ROWS, media=(event_of(tmp_path, encoded("png", mode=mode, colour=colour), "png"),))
+    store.export(make_model_run(), ROWS, media=(media_event(tmp_path / "a.png", encoded("png", colour, mode=mode)),))
     assert len(store.files("images")) == 2
 
 
 @pytest.mark.parametrize(("data", "form"), [(encoded("png")[:40], "png"), (encoded("tiff"), "tiff")])
 def test_a_picture_that_cannot_be_shown_is_kept_as_a_file(store: Store, tmp_path: Path, data: bytes, form: str) -> None:
     """A broken image and a TIFF are kept as files with a notice, outside of the grid."""
-    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, data, form),))
+    applied = store.export(make_model_run(), ROWS, media=(media_event(tmp_path / f"a.{form}", data),))
     assert [notice.kind for notice in applied.notices] == [NoticeKind.NOT_SHOWABLE]
     assert [store.artifact(path) for path in store.files("media")] == [data]
     assert "images" not in {path.partition("/")[0] for path in store.files()}
@@ -82,7 +82,7 @@ def test_a_picture_that_cannot_be_shown_is_kept_as_a_file(store: Store, tmp_path
 def test_a_picture_with_broken_pixels_has_a_grey_preview(store: Store, tmp_path: Path) -> None:
     """A PNG whose checksums are right is in the grid as it is, although its pixels cannot be decoded."""
     data = png_of(40, 20, b"right checksums")
-    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, data, "png"),))
+    applied = store.export(make_model_run(), ROWS, media=(media_event(tmp_path / "a.png", data),))
     assert applied.notices == ()
     full, small = (store.artifact(path) for path in sorted(store.files("images"), key=lambda path: path[-3:] != "png"))
     assert full == data
@@ -94,11 +94,11 @@ def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store
     """Media are read back under any tag, step, index, digest and caption."""
     png = encoded("png")
     events = (
-        event_of(tmp_path, png, "png", caption="a cat"),
-        event_of(tmp_path, png, "png", tag="odd ~tag#1+é", step=7, index=2),
-        event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="vid/eo", step=9, type=MediaType.VIDEO, caption="run"),
+        media_event(tmp_path / "a.png", png, step=5, caption="a cat"),
+        media_event(tmp_path / "b.png", png, tag="odd ~tag#1+é", step=7, index=2),
+        media_event(tmp_path / "c.mp4", b"\0\0\0\x18ftypmp42", tag="vid/eo", step=9, caption="run"),
     )
-    run = run_of()
+    run = make_model_run()
     applied = store.export(run, ROWS, media=events)
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.RENAMED, "media odd ~tag#1+é")]
     held = sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in store.read(run).media)
@@ -116,10 +116,10 @@ def test_captions_are_one_table_that_grows(any_store: Store, tmp_path: Path) -> 
     store = any_store
 
     def caption(step: int, text: str) -> MediaEvent:
-        return event_of(tmp_path, encoded("png"), "png", step=step, caption=text)
+        return media_event(tmp_path / f"{step}.png", encoded("png"), step=step, caption=text)
 
-    store.export(run_of(), ROWS, media=(caption(7, "seven"),))
-    store.export(run_of(), [{"step": 1, "loss": 1.0}], media=(caption(3, "three"), caption(7, "seven, again")))
+    store.export(make_model_run(), ROWS, media=(caption(7, "seven"),))
+    store.export(make_model_run(), [{"step": 1, "loss": 1.0}], media=(caption(3, "three"), caption(7, "seven, again")))
     table = json.loads(store.artifact("bridge/captions.json"))
     assert table["columns"] == ["tag", "index", "step", "caption", "image"]
     assert [row[:4] for row in table["data"]] == [
@@ -148,7 +148,7 @@ def _run_with_files(folder: Path, status: Status = Status.COMPLETED) -> Run:
             (folder / name).write_text(text)
     files = {name: file_of(folder / name) for name in texts}
     end = None if status is Status.RUNNING else 1775826000.0
-    return run_of(folder, status=status, end=end, files=files)
+    return make_model_run(folder, status=status, end=end, files=files)
 
 
 def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: Store, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bridge.errors import UsageError
 from bridge.exporters.mlflow.address import Address
 from bridge.sync.export import export_runs
-from tests.exporters.mlflow.by_hand import run_of
+from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run
 
@@ -28,10 +28,10 @@ def test_an_id_in_the_environment_names_the_experiment(any_store: Store, monkeyp
     """MLFLOW_EXPERIMENT_ID names the experiment, and --experiment overrides it."""
     experiment_id = any_store.client.create_experiment(any_store.experiment)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
-    unnamed(any_store).export(run_of(), ROWS)
+    unnamed(any_store).export(make_model_run(), ROWS)
     assert any_store.run().info.experiment_id == experiment_id
     other = Store(any_store.uri, experiment=f"{any_store.experiment} other")
-    other.export(run_of(), ROWS)
+    other.export(make_model_run(), ROWS)
     assert other.run().info.experiment_id != experiment_id
 
 
@@ -40,7 +40,7 @@ def test_an_id_that_does_not_exist_is_wrong_usage(any_store: Store, monkeypatch:
     for wrong in ("987654321", "no number"):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", wrong)
         with pytest.raises(UsageError, match=f"MLFLOW_EXPERIMENT_ID is {wrong}"):
-            unnamed(any_store).export(run_of(), ROWS)
+            unnamed(any_store).export(make_model_run(), ROWS)
 
 
 def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,11 +49,11 @@ def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkey
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     with pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_NAME is 'another'"):
-        unnamed(any_store).export(run_of(), ROWS)
+        unnamed(any_store).export(make_model_run(), ROWS)
     with pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_NAME is 'another'"):  # the commands pass the variable on
-        Store(any_store.uri, experiment="another").export(run_of(), ROWS)
+        Store(any_store.uri, experiment="another").export(make_model_run(), ROWS)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", any_store.experiment)
-    unnamed(any_store).export(run_of(), ROWS)
+    unnamed(any_store).export(make_model_run(), ROWS)
     assert any_store.run().info.experiment_id == experiment_id
 
 
@@ -74,11 +74,11 @@ def test_an_experiment_that_people_renamed_is_found_again(any_store: Store, tmp_
 
 def test_a_new_experiment_of_the_old_name_is_another_one(any_store: Store) -> None:
     """A name wins over the tag with a first name."""
-    any_store.export(run_of(), ROWS)
+    any_store.export(make_model_run(), ROWS)
     first = any_store.run().info.experiment_id
     any_store.client.rename_experiment(first, f"{any_store.experiment} renamed")
     second = any_store.client.create_experiment(any_store.experiment)
-    any_store.export(run_of(), ROWS)
+    any_store.export(make_model_run(), ROWS)
     assert any_store.run().info.experiment_id == second
 
 

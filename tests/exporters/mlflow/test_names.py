@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridge.exporters.mlflow.facts import clean, facts_of, keys_of
 from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.options import ContentOptions
-from tests.exporters.mlflow.by_hand import run_of
+from tests.deltas import make_model_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def test_the_first_to_appear_keeps_the_clean_key(
 
 def test_params_and_tags_that_differ_in_case_alone(tmp_path: Path) -> None:
     """The later key gets a number and a notice, as after any other collision: of a tag always, of a param in MySQL."""
-    run = run_of(tmp_path / "run", params={"lr": 0.1, "LR": 0.2}, tags=("team:a", "Team:b"))
+    run = make_model_run(tmp_path / "run", params={"lr": 0.1, "LR": 0.2}, tags=("team:a", "Team:b"))
     facts = facts_of(run, ContentOptions(), ignores_case=True)
     assert facts.params.values == {"lr": "0.1", "LR_2": "0.2"}
     assert facts.user_tags == {"team": "a", "Team_2": "b"}

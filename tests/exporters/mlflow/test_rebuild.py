@@ -16,8 +16,8 @@ from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
-from tests.contract.test_media import log_image, picture
-from tests.exporters.mlflow.by_hand import delta_of, run_of
+from tests.deltas import delta_of, make_model_run
+from tests.pictures import log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ NEWER = [{"step": 0, "loss": 9.0}]
 
 def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(any_store: Store) -> None:
     """After each of several rebuilds only the new run is active, it and the old one name each other."""
-    store, run = any_store, run_of()
+    store, run = any_store, make_model_run()
     store.export(run, ROWS)
     for _ in range(2):
         old = store.run().info.run_id
@@ -54,7 +54,7 @@ def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(any_st
 
 def test_what_people_did_is_carried_over(store: Store) -> None:
     """A rebuild keeps edited name, description and tags, and added files, and they still count as edited."""
-    run = run_of(notes="mine", tags=("project:x", "gone:1", "stays:1"))
+    run = make_model_run(notes="mine", tags=("project:x", "gone:1", "stays:1"))
     store.export(run, ROWS)
     old = store.run().info.run_id
     client = store.client
@@ -75,7 +75,7 @@ def test_what_people_did_is_carried_over(store: Store) -> None:
 
 def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
     """Runs that people nested below the old run move below the new one."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     old = store.run()
     child = store.client.create_run(old.info.experiment_id, tags={Tag.PARENT: old.info.run_id})
@@ -86,7 +86,7 @@ def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
 
 def test_a_parent_that_is_gone_for_good_stops_no_rebuild(any_store: Store) -> None:
     """As after `mlflow gc`; the tag stays, since a person may have set it."""
-    run = run_of()
+    run = make_model_run()
     any_store.export(run, ROWS)
     any_store.client.set_tag(any_store.run().info.run_id, Tag.PARENT, "ab" * 16)
     any_store.rebuild(run, [delta_of(run, NEWER)])
@@ -96,7 +96,7 @@ def test_a_parent_that_is_gone_for_good_stops_no_rebuild(any_store: Store) -> No
 
 def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(store: Store) -> None:
     """A half-filled run is neither the target nor a second one."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     old = store.run().info.run_id
 
@@ -118,7 +118,7 @@ def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(stor
 
 def test_of_two_rebuilds_at_once_the_second_leaves_nothing_behind(any_store: Store) -> None:
     """Of two simultaneous rebuilds the slower one deletes its own run."""
-    store, run = any_store, run_of()
+    store, run = any_store, make_model_run()
     store.export(run, ROWS)
     first_began, second_made_its_run = threading.Event(), threading.Event()
 
@@ -144,7 +144,7 @@ def test_of_two_rebuilds_at_once_the_second_leaves_nothing_behind(any_store: Sto
 
 def test_a_rebuild_that_another_overtook_begins_again(any_store: Store) -> None:
     """A rebuild that another one overtook is a conflict, and the export starts over."""
-    store, run = any_store, run_of()
+    store, run = any_store, make_model_run()
     store.export(run, ROWS)
 
     def overtaken() -> Iterator[Delta]:
@@ -190,7 +190,7 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
 
 def test_a_deleted_run_is_rebuilt_on_request(store: Store) -> None:
     """--rebuild makes a new run for a deleted one, which stays deleted."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     old = store.run().info.run_id
     store.client.delete_run(old)
@@ -203,7 +203,7 @@ def test_a_deleted_run_is_rebuilt_on_request(store: Store) -> None:
 
 def test_a_deleted_experiment_does_not_come_back_by_a_rebuild(any_store: Store) -> None:
     """A rebuild does not restore a deleted experiment, and the error says what to do."""
-    run = run_of()
+    run = make_model_run()
     any_store.export(run, ROWS)
     experiment = any_store.client.get_experiment_by_name(any_store.experiment)
     assert experiment is not None
@@ -216,7 +216,7 @@ def test_a_deleted_experiment_does_not_come_back_by_a_rebuild(any_store: Store) 
 
 def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store) -> None:
     """Of two active runs of one identity the smaller id stays, and the other is deleted with a notice."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, ROWS)
     one = store.run()
     other = store.client.create_run(one.info.experiment_id, tags={Tag.UID: run.identity})
@@ -233,7 +233,7 @@ def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store)
 
 def test_renamed_metrics_do_not_leak_into_a_rebuild(store: Store) -> None:
     """A rebuild drops the map entry of a renamed metric that is gone."""
-    run = run_of()
+    run = make_model_run()
     store.export(run, [{"step": 0, "a@b": 1.0}])
     store.rebuild(run, [delta_of(run, [{"step": 0, "c@d": 1.0}])])
     assert read_names_tags(store.run().data.tags)["metrics"] == {"c@d": "c_d"}
@@ -280,7 +280,7 @@ def stop(*_: object) -> None:
 
 def log_picture(run: Path, *, step: int, session: int, **fields: str) -> None:
     """Write a unique image at `step`, as the writer logs it."""
-    log_image(run, step, f"{session}-{step}.png", picture(9 * step + session), tag="samples", session=session, **fields)
+    log_image(run, step, f"{session}-{step}.png", png(9 * step + session), tag="samples", session=session, **fields)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_who_comes_second_goes_on_from_what_the_first_has_done(
 
 def test_a_rebuild_that_ends_meanwhile_is_not_put_away(any_store: Store) -> None:
     """An export that saw an unfinished rebuild does not delete it once it has become the target."""
-    store, run = any_store, run_of()
+    store, run = any_store, make_model_run()
     store.export(run, ROWS)
     old = store.run()
     tags = {key: value for key, value in old.data.tags.items() if key.startswith("mlflow.bridge.")}

@@ -12,9 +12,10 @@ import pytest
 
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
-from tests.exporters.mlflow.by_hand import START, run_of
+from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.fixtures.proxy import Fault
+from tests.run_dirs import CREATED_S as START
 
 if TYPE_CHECKING:
     from tests.fixtures.proxy import FaultyProxy
@@ -40,7 +41,7 @@ def view_of(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
 def export(store: Store, number: int, content: ContentOptions = BEST, **fields: Any) -> Any:
     """Export one new run."""
     params = {"lr": 0.1 * number, "depth": 3, "ckpt_path": f"/x/{number}"}
-    run = run_of(Path(f"/runs/r{number}"), start=START + number, params=params, **fields)
+    run = make_model_run(Path(f"/runs/r{number}"), start=START + number, params=params, **fields)
     return store.export(run, [{"step": 1, "val/acc": 0.5 + number, "loss": 1.0}], content=content)
 
 

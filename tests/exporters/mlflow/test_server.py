@@ -17,18 +17,18 @@ from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import RunUpdate
 from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, fields_for_requests
-from bridge.model import MediaType, NoticeKind
+from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
 from bridge.sync.verify import verify_runs
 from logger.sidecar import SessionEntry
-from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
+from tests.deltas import delta_of, file_of, make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import NEW, rows, table, wide_rows
-from tests.exporters.mlflow.pictures import encoded, event_of
 from tests.exporters.mlflow.test_database import awkward_points, log_with_client
 from tests.fixtures.proxy import Fault
+from tests.pictures import encoded, media_event
 from tests.run_dirs import make_run as make_directory
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
     folder = tmp_path / "first"
     folder.mkdir()
     (folder / "hparams.yaml").write_text("lr: 0.1\n")
-    run = run_of(
+    run = make_model_run(
         folder,
         params={"lr": 0.1, "f(x)": "y" * 7000, "password": "p"},
         tags=("project:x", "word"),
@@ -62,8 +62,8 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
         files={"hparams.yaml": file_of(folder / "hparams.yaml")},
     )
     media = (
-        event_of(tmp_path, encoded("png"), "png", caption="a cat"),
-        event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="v", step=3, type=MediaType.VIDEO),
+        media_event(tmp_path / "a.png", encoded("png"), caption="a cat"),
+        media_event(tmp_path / "b.mp4", b"\0\0\0\x18ftypmp42", tag="v", step=3),
     )
     content = ContentOptions(best=("acc@5:max",))
     for one in (server, store):
@@ -87,7 +87,7 @@ def test_mlflow_prints_no_addresses(
 ) -> None:
     """Standard output belongs to our results, also with an MLflow that knows no setting for that."""
     monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
-    server.export(run_of(), ROWS)
+    server.export(make_model_run(), ROWS)
     assert server.run().info.status == "FINISHED"
     assert capsys.readouterr().out == ""
 
@@ -95,14 +95,14 @@ def test_mlflow_prints_no_addresses(
 def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, *, grown: bool) -> Store:
     """Export MANY, behind rows that are there already if it has `grown`, and stop after one request with points."""
     if grown:
-        server.export(run_of(), EARLIER)
+        server.export(make_model_run(), EARLIER)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("bridge.exporters.mlflow.errors.RETRY_PAUSES_S", ())
     through = Store(proxy.uri, experiment=server.experiment)
     # In a run that grows a request to log-batch tells that points are on their way, before the first with points.
     proxy.plan(Fault.STATUS, path="runs/log-batch", times=1000, skip=1 + grown)
     with pytest.raises(TargetUnavailableError):
-        through.export(run_of(), MANY)
+        through.export(make_model_run(), MANY)
     proxy.heal()
     return through
 
@@ -116,7 +116,7 @@ def test_points_that_were_sent_before_a_stop_are_not_sent_again(
     held = len(EARLIER) if grown else 0
     assert (held < len(server.points("loss")) <= held + 1000, Tag.PENDING in server.run().data.tags) == (True, grown)
     faulty_proxy.seen.clear()
-    through.export(run_of(), MANY)
+    through.export(make_model_run(), MANY)
     # Two with the points that were missing; tags and the cursor go with the second.
     assert faulty_proxy.seen["runs/log-batch"] == 2
     rows = [*EARLIER[:held], *MANY]
@@ -131,7 +131,7 @@ def test_a_rewind_after_a_stop_needs_a_rebuild(
     """Sent points that no longer count need a rebuild, because the API cannot delete them."""
     _stopped(server, faulty_proxy, monkeypatch, grown=grown)
     with pytest.raises(RebuildNeededError, match="no longer count"):
-        server.export(run_of(), [{**row, "loss": -1.0} if row["step"] == 7 else row for row in MANY])
+        server.export(make_model_run(), [{**row, "loss": -1.0} if row["step"] == 7 else row for row in MANY])
 
 
 def test_points_and_bests_of_one_request_come_with_the_cursor(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,8 @@ def test_points_and_bests_of_one_request_come_with_the_cursor(server: Store, mon
 
     monkeypatch.setattr(ApiRuns, "_log_batch", send_some)
     while True:
-        count, run = 0, run_of(identity=f"stops at {stops_at}", params={f"p{number}": 1 for number in range(150)})
+        count, params = 0, {f"p{number}": 1 for number in range(150)}
+        run = make_model_run(identity=f"stops at {stops_at}", params=params)
         try:
             server.export(run, [{"step": 0, "loss": -5.0}], content=content)
         except TargetUnavailableError:
@@ -162,7 +163,7 @@ def test_points_and_bests_of_one_request_come_with_the_cursor(server: Store, mon
 
 def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store) -> None:
     """Of two runs made at once without a common lock the smaller id stays, and the other names it."""
-    run = run_of()
+    run = make_model_run()
     with server.exporter() as exporter:
         exporter.prepare([run], ContentOptions())
         exporter.cursors([run])
@@ -196,7 +197,7 @@ def test_a_file_that_is_too_large_for_the_server_is_a_notice(
     folder.mkdir()
     for name in ("metrics.csv", "summary.json"):
         (folder / name).write_text("{}")
-    run = run_of(folder, files={name: file_of(folder / name) for name in ("metrics.csv", "summary.json")})
+    run = make_model_run(folder, files={name: file_of(folder / name) for name in ("metrics.csv", "summary.json")})
     faulty_proxy.plan(Fault.STATUS, path="metrics.csv", times=10, status=413)
     through = Store(faulty_proxy.uri, experiment=server.experiment)
     applied = through.export(run, ROWS[:1])
@@ -212,8 +213,8 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
     server.options = {"database_uri": mlflow_server.backend}
     with server.exporter() as exporter:
         assert exporter.capabilities.replaces_points
-    run = run_of(tags=("a:b",))
-    server.export(run, ROWS, media=(event_of(tmp_path, encoded("png"), "png"),))
+    run = make_model_run(tags=("a:b",))
+    server.export(run, ROWS, media=(media_event(tmp_path / "a.png", encoded("png")),))
     held = server.read(run)
     assert (sorted(held.series), len(held.media), held.tags) == (["acc@5", "loss"], 1, ("a:b",))
     known = server.known(run)
@@ -230,19 +231,19 @@ def test_checkpoints_arrive_under_their_names(server: Store, tmp_path: Path) -> 
     for name in (*kept, *refused):
         (folder / name).write_text(name)
     content = ContentOptions(checkpoints=True)
-    applied = server.export(run_of(folder.parent), ROWS[:1], content=content)
+    applied = server.export(make_model_run(folder.parent), ROWS[:1], content=content)
     assert {path: server.artifact(path).decode() for path in server.files("checkpoints")} == {
         f"checkpoints/{name}": name for name in kept
     }
     told = {notice.what for notice in applied.notices if notice.kind is NoticeKind.REFUSED_PATH}
     assert told == {f"checkpoints/{name}" for name in refused}
-    assert server.stale(run_of(folder.parent), content) == []
+    assert server.stale(make_model_run(folder.parent), content) == []
 
 
 def test_many_runs_are_found_page_by_page(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are found beyond one page of answers, also by an identity that no filter can name."""
     monkeypatch.setattr("bridge.exporters.mlflow.client._PAGE", 2)
-    runs = [run_of(identity=f"uid-{number}") for number in range(5)] + [run_of(identity='it\'s "both"')]
+    runs = [make_model_run(identity=f"uid-{number}") for number in range(5)] + [make_model_run(identity='it\'s "both"')]
     experiment = server.client.create_experiment(server.experiment)
     cursor = '{"format":1,"identity":"x","path":"/x","rows":3,"digest":"d"}'
     for run in runs:
@@ -320,7 +321,7 @@ def test_a_request_that_fails_is_sent_again(
 @pytest.fixture
 def scene(faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path) -> tuple[Run, Store, Store]:
     """Return a run, a store behind a faulty network, and one to which the run was exported over a good one."""
-    run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
+    run = make_model_run(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
     clean = Store(mlflow_server.uri, experiment=f"clean-{tmp_path.name}")
     clean.export(run, LONG)
     return run, Store(faulty_proxy.uri, experiment=f"faulty-{tmp_path.name}"), clean
@@ -400,7 +401,7 @@ def test_several_runs_at_once_over_a_faulty_network(faulty_proxy: FaultyProxy, t
 
 def test_a_rebuild_is_complete_before_it_counts(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
     """A rebuild through a server that stops at the last moment has what people did, and names the run it replaces."""
-    store, run = Store(faulty_proxy.uri, experiment=tmp_path.name), run_of()
+    store, run = Store(faulty_proxy.uri, experiment=tmp_path.name), make_model_run()
     store.export(run, LONG)
     old = store.run().info.run_id
     store.client.set_tag(old, "own", "theirs")
@@ -415,7 +416,7 @@ def test_a_rebuild_is_complete_before_it_counts(faulty_proxy: FaultyProxy, tmp_p
 def test_a_finished_rebuild_is_not_deleted_for_a_moment(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
     """A stop between deleting and restoring it would leave the run deleted for good."""
     store = Store(faulty_proxy.uri, experiment=tmp_path.name)
-    store.export(run_of(), LONG)
+    store.export(make_model_run(), LONG)
     before = faulty_proxy.seen["runs/delete"]
     ApiRuns(Address.of(faulty_proxy.uri)).delete_unfinished(store.run().info.run_id)
     assert faulty_proxy.seen["runs/delete"] == before
@@ -427,7 +428,7 @@ def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, stat
     faulty_proxy.plan(Fault.STATUS, times=10_000, status=status)
     began = time.monotonic()
     with pytest.raises(TargetRefusedError) as caught:
-        Store(faulty_proxy.uri, experiment="refused").export(run_of(tmp_path / "run"), LONG)
+        Store(faulty_proxy.uri, experiment="refused").export(make_model_run(tmp_path / "run"), LONG)
     assert caught.value.hint is not None
     assert sum(faulty_proxy.seen.values()) == 1
     assert time.monotonic() - began < 5
@@ -437,5 +438,5 @@ def test_a_missing_server_is_reported_at_once(tmp_path: Path) -> None:
     """If nobody listens at the address, the error comes without minutes of retries."""
     began = time.monotonic()
     with pytest.raises(TargetUnavailableError, match="No server answers"):
-        Store("http://127.0.0.1:9").export(run_of(tmp_path / "run"), LONG)
+        Store("http://127.0.0.1:9").export(make_model_run(tmp_path / "run"), LONG)
     assert time.monotonic() - began < 5

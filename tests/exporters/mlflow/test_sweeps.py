@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from bridge.exporters.mlflow.facts import Tag
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
-from tests.exporters.mlflow.by_hand import START, delta_of, run_of
+from tests.deltas import delta_of, make_model_run
+from tests.run_dirs import CREATED_S as START
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -21,7 +22,7 @@ BEST = ContentOptions(best=("acc:max",))
 
 
 def _child(number: int, **fields: object) -> Run:
-    return run_of(Path(f"/sweep/trial-{number}"), tags=("sweep:lr-scan",), start=START + number, **fields)
+    return make_model_run(Path(f"/sweep/trial-{number}"), tags=("sweep:lr-scan",), start=START + number, **fields)
 
 
 def _rows(value: float) -> list[dict[str, float]]:
@@ -127,7 +128,7 @@ def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
     """A rebuild with --flat drops the bridge's nesting and keeps a person's."""
     store.export(_child(1), _rows(0.6))
     mine = store.client.create_run(store.runs()[0].info.experiment_id)
-    other = run_of(Path("/sweep/other"))
+    other = make_model_run(Path("/sweep/other"))
     store.export(other, _rows(0.6))
     nested = next(run for run in store.runs() if run.info.run_name == "other")
     store.client.set_tag(nested.info.run_id, Tag.PARENT, mine.info.run_id)

@@ -17,7 +17,7 @@ from bridge.model import Notice, NoticeKind
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of
-from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
+from tests.pictures import draw, film, media_event
 from tests.require import require
 from tests.security.harms import png_of
 
@@ -191,7 +191,7 @@ def bomb(path: Path, edge: int) -> Path:
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget, folder: Path) -> None:
     """A video becomes a GIF with all frames at its speed."""
     require(media.can_convert(), "PyAV")
-    assert notices_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
+    assert notices_of(target, media_event(tmp_path / "a.mp4", film(), caption="a film")) == []
     width, height, data = values(folder)["val/samples/0", 0].tensor.string_val
     assert (width, height) == (b"96", b"64")
     with Image.open(io.BytesIO(data)) as gif:
@@ -205,7 +205,7 @@ def test_a_long_video_is_thinned(
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "GIF_FRAMES", 4)
     monkeypatch.setattr(media, "GIF_EDGE", 48)
-    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    (notice,) = notices_of(target, media_event(tmp_path / "a.mp4", film()))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 4 of its 12 frames")
     with Image.open(io.BytesIO(values(folder)["val/samples/0", 0].tensor.string_val[2])) as gif:
         assert (gif.size, gif.n_frames, gif.info["duration"]) == ((48, 32), 4, 300)
@@ -215,7 +215,7 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
     """Decoding stops at a limit, with a notice that the rest is missing."""
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 5 * 96 * 64)
-    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    (notice,) = notices_of(target, media_event(tmp_path / "a.mp4", film()))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
@@ -229,7 +229,7 @@ def test_a_video_that_breaks_off(tmp_path: Path, target: TensorBoardTarget, monk
         return shrink(frame)
 
     monkeypatch.setattr(media, "_shrink", broken_at_last)
-    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    (notice,) = notices_of(target, media_event(tmp_path / "a.mp4", film()))
     assert (notice.kind, notice.detail.partition(":")[0]) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 

@@ -15,7 +15,7 @@ from bridge.options import ContentOptions
 from tests.contract.bench import BrokenBlocks
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import SCALARS, content, events, file_of, first_of, rows, second_of
-from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
+from tests.pictures import draw, media_event
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from bridge.model import Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard
+from tests.pictures import draw, media_event
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:

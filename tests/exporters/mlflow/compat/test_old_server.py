@@ -13,7 +13,7 @@ from bridge.exporters.contract import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.report import Action
 from tests.crash.test_mlflow_kill import Growing, kill_and_heal
-from tests.exporters.mlflow.by_hand import run_of
+from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.test_server import LONG
 from tests.fixtures.proxy import Fault, proxy_to
@@ -93,7 +93,7 @@ def test_answers_that_are_lost(
     """Requests whose answers are lost leave one run, equal to a clean export."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
-    run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
+    run = make_model_run(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
     clean = OldStore(old_server.uri, experiment=f"clean-{fault.name}-{tmp_path.name}")
     clean.export(run, LONG)
     with proxy_to(old_server.uri) as proxy:
@@ -109,7 +109,7 @@ def test_points_of_a_stopped_export_are_completed(old_server: MlflowServer, tmp_
     """An export continues after a request of several metrics that the server holds in part."""
     from mlflow.entities import Metric
 
-    run = run_of(tmp_path / "run")
+    run = make_model_run(tmp_path / "run")
     store = OldStore(old_server.uri, experiment=f"partly-{tmp_path.name}")
     first = [{"step": 0, "loss": 1.0, "val/acc": 0.5}]
     store.export(run, first)
