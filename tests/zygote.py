@@ -1,7 +1,7 @@
 """Fork a child for each task from a process that has imported its packages: real processes at the price of a fork.
 
-A child can SIGKILL itself at its n-th change of the file system or after some time, whatever it does then. The zygote
-never starts a thread, so that its children are complete.
+A child can SIGKILL itself at its n-th change of the file system, at its n-th use of it or after some time, whatever it
+does then. The zygote never starts a thread, so that its children are complete.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CHANGES = frozenset({"os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.rmtree"})
+USES = CHANGES | {"open", "os.utime", "os.scandir", "fcntl.flock"}
 
 
 @dataclass(frozen=True)
 class Kill:
-    """The moment when a child kills itself: at its `change`-th change of the file system, or after `seconds`."""
+    """The moment when a child kills itself: at its `change`-th change or `use`-th use of the file system, or by time.
+
+    `seconds` count from the moment when the child is about to call its function.
+    """
 
     change: int | None = None
+    use: int | None = None
     seconds: float | None = None
 
 
@@ -39,7 +44,7 @@ class Task:
 
 
 class KilledError(Exception):
-    """The child was killed, as ordered."""
+    """The child was killed, as ordered, or ended itself without a result."""
 
 
 class Zygote:
@@ -53,12 +58,19 @@ class Zygote:
         )
 
     def run(self, *tasks: Task) -> list[Any]:
-        """Run the tasks side by side; return each one's result, or its exception (KilledError)."""
+        """Run the tasks, which begin together; return each one's result, or its exception (KilledError)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         _send(self._process.stdin, pickle.dumps(tasks))
         outcomes: list[Any] = pickle.loads(_receive(self._process.stdout))
         return outcomes
+
+    def is_killed(self, kill: Kill | None, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Run a task and return True if it was killed; raise its exception."""
+        (outcome,) = self.run(Task(function, arguments, kill))
+        if isinstance(outcome, Exception) and not isinstance(outcome, KilledError):
+            raise outcome
+        return isinstance(outcome, KilledError)
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +100,12 @@ def _arm(kill: Kill) -> None:
         # The alarm's own default is to end the process, at whatever instruction it is.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, kill.seconds)
-    left = kill.change
+    counted, left = (USES, kill.use) if kill.change is None else (CHANGES, kill.change)
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if left is not None and (writes or event in CHANGES):
+        if left is not None and (writes or event in counted):
             left -= 1
             if left <= 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +114,8 @@ def _arm(kill: Kill) -> None:
         sys.addaudithook(count)
 
 
-def _child(task: Task, writer: int) -> None:
+def _child(task: Task, together: int, writer: int) -> None:
+    os.read(together, 1)  # until the parent closes its end, when all children are there
     try:
         if task.kill is not None:
             _arm(task.kill)
@@ -116,14 +129,18 @@ def _child(task: Task, writer: int) -> None:
 
 def _run(tasks: tuple[Task, ...]) -> list[Any]:
     children = []
+    together, begin = os.pipe()
     for task in tasks:
         reader, writer = os.pipe()
         process = os.fork()
         if process == 0:
+            os.close(begin)
             os.close(reader)
-            _child(task, writer)
+            _child(task, together, writer)
         os.close(writer)
         children.append((process, reader))
+    os.close(begin)
+    os.close(together)
     outcomes: list[Any] = []
     for process, reader in children:
         with os.fdopen(reader, "rb") as stream:

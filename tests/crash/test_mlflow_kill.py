@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import random
-from typing import TYPE_CHECKING
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.tables import Tables
 from bridge.sync.verify import verify_runs
-from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
-from tests.pictures import log_image, png
-from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.property.living_run import LivingRun
+from tests.run_dirs import CREATED_S, make_run
+from tests.zygote import Kill
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEADER = ["loss", "val/acc", "step", "wall_time"]
+    from tests.zygote import Zygote
+
 ROWS = 700
 
 
@@ -38,34 +41,24 @@ def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) 
         raise AssertionError(failed)
 
 
-class Growing:
-    """A run directory that grows in parts; the third begins with a requeue at an earlier step."""
+@dataclass
+class Growing(LivingRun):
+    """A run that grows in parts; the third begins with a requeue at an earlier step."""
 
-    def __init__(self, path: Path, part: int = ROWS) -> None:
-        self.path = path
-        self.part = part
-        self.rows = 0
-        self.step = 0
-        write_sidecar(path, status="running", ended_at=None, hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
-        write_metrics(path, HEADER, [])
-        (path / "hparams.yaml").write_text("lr: 0.1\n")
+    columns: list[str] = field(default_factory=lambda: ["loss", "val/acc"])
+    facts: dict[str, Any] = field(default_factory=lambda: {"status": "running", "hparams": {"lr": 0.1}, "notes": "n"})
 
-    def grow(self, part: int) -> None:
-        """Append rows and an image."""
+    def grow(self, part: int, rows: int = ROWS) -> None:
+        """Append rows and an image without a caption, since exports at once may lose some of these."""
         if part == 2:
-            self.step -= self.part // 2
-        rows = [
-            [f"{1 / (self.step + at + 1)}", at / self.part, self.step + at, CREATED_S + self.rows + at]
-            for at in range(self.part)
-        ]
-        write_metrics(self.path, HEADER, rows, append=True)
-        self.rows, self.step = self.rows + self.part, self.step + self.part
-        log_image(self.path, self.step, f"{part}.png", png(part), tag="samples")
-        (self.path / "heartbeat").touch()
+            self.requeue(rows // 2)
+        for at in range(rows):
+            self.log([repr(1 / (self.step + 1)), repr(at / rows)], stride=1)
+        self.picture("samples", has_caption=False)
 
     def end(self) -> None:
         """End the training."""
-        write_sidecar(self.path, status="completed", hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
+        self.edit(status="completed")
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "server"])
@@ -75,7 +68,7 @@ def uri(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
 
 
-def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
+def kill_and_heal(zygote: Zygote, uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
     """Export a growing run, killed each time at some instant, then once without a kill.
 
     Return the number of kills.
@@ -86,7 +79,7 @@ def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Stor
     kills, span = 0, 1.2
     for part in range(4):
         growing.grow(part)
-        if kill_after(chance.uniform(span / 12, span), export, *arguments):
+        if zygote.is_killed(Kill(seconds=chance.uniform(span / 12, span)), export, *arguments):
             kills += 1
         else:
             span /= 3  # this machine is faster than that
@@ -100,16 +93,16 @@ def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Stor
     return kills
 
 
-def test_a_killed_export_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
+def test_a_killed_export_is_healed_by_the_next(heavy: Zygote, uri: str, tmp_path: Path) -> None:
     """Exports killed while the run grows and rewinds end with one run, equal to a clean export."""
-    assert kill_and_heal(uri, tmp_path, seed=11) > 0
+    assert kill_and_heal(heavy, uri, tmp_path, seed=11) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_many_kills(uri: str, tmp_path: Path, seed: int) -> None:
+def test_many_kills(heavy: Zygote, uri: str, tmp_path: Path, seed: int) -> None:
     """Exports killed at many more instants end the same."""
-    kill_and_heal(uri, tmp_path, seed)
+    kill_and_heal(heavy, uri, tmp_path, seed)
 
 
 SMALL = 6
@@ -125,17 +118,17 @@ def add_small_runs(folder: Path, part: int) -> None:
 
 
 def export_until_the_commit(uri: str, experiment: str, folder: Path) -> None:
-    """Export, and end the process after the last row of a transaction over several runs, before its commit."""
+    """Export, and kill the process after the last row of a transaction over several runs, before its commit."""
     write_held, runs = Tables.write_held, [0]
 
-    def write_and_end(tables: Tables) -> None:
+    def write_and_die(tables: Tables) -> None:
         held = len({run_id for _, run_id in tables._held.get("tags", ())})
         write_held(tables)
         runs[0] = max(runs[0], held)
         if held > 1:
-            os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    Tables.write_held = write_and_end  # type: ignore[method-assign]
+    Tables.write_held = write_and_die  # type: ignore[method-assign]
     export(uri, experiment, folder)
     raise AssertionError(f"no transaction over several runs was seen, but one over {runs[0]}")
 
@@ -151,13 +144,13 @@ def check_small_runs(uri: str, experiment: str, folder: Path) -> None:
     assert {str(check.verdict) for check in checks} == {"="}
 
 
-def kill_small_runs(uri: str, tmp_path: Path, seed: int, parts: int) -> int:
+def kill_small_runs(zygote: Zygote, uri: str, tmp_path: Path, seed: int, parts: int) -> int:
     """Add small runs and kill the export, `parts` times; let the last export end. Return the number of kills."""
     chance, folder, experiment = random.Random(seed), tmp_path / "runs", f"small-{tmp_path.name}"
     kills, span = 0, 0.1
     for part in range(parts):
         add_small_runs(folder, part)
-        if kill_after(chance.uniform(0.0, span), export, uri, experiment, folder):
+        if zygote.is_killed(Kill(seconds=chance.uniform(0.0001, span)), export, uri, experiment, folder):
             kills += 1
         else:
             span *= 0.6  # this machine is faster than that
@@ -166,17 +159,17 @@ def kill_small_runs(uri: str, tmp_path: Path, seed: int, parts: int) -> int:
     return kills
 
 
-def test_several_new_runs_survive_a_kill_in_their_transaction(uri: str, tmp_path: Path) -> None:
+def test_several_new_runs_survive_a_kill_in_their_transaction(heavy: Zygote, uri: str, tmp_path: Path) -> None:
     """Small runs that were on their way together when the export was killed are there once and whole in the end."""
-    assert kill_small_runs(uri, tmp_path, seed=5, parts=4) > 0
+    assert kill_small_runs(heavy, uri, tmp_path, seed=5, parts=4) > 0
 
 
 @pytest.mark.parametrize("uri", ["sqlite", "postgresql"], indirect=True)
-def test_a_kill_before_the_commit_of_several_runs_writes_none(uri: str, tmp_path: Path) -> None:
+def test_a_kill_before_the_commit_of_several_runs_writes_none(heavy: Zygote, uri: str, tmp_path: Path) -> None:
     """A transaction over several runs is all or nothing, and the next export brings them all in."""
     folder, experiment = tmp_path / "runs", f"small-{tmp_path.name}"
     add_small_runs(folder, 0)
-    assert not kill_after(60.0, export_until_the_commit, uri, experiment, folder)
+    assert heavy.is_killed(None, export_until_the_commit, uri, experiment, folder)
     assert Store(uri, experiment=experiment).runs() == []
     export(uri, experiment, folder)
     check_small_runs(uri, experiment, folder)
@@ -184,6 +177,6 @@ def test_a_kill_before_the_commit_of_several_runs_writes_none(uri: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_many_kills_of_several_new_runs(uri: str, tmp_path: Path, seed: int) -> None:
+def test_many_kills_of_several_new_runs(heavy: Zygote, uri: str, tmp_path: Path, seed: int) -> None:
     """The same at many more instants."""
-    kill_small_runs(uri, tmp_path, seed, parts=10)
+    kill_small_runs(heavy, uri, tmp_path, seed, parts=10)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.sync.report import Action
-from tests.crash.killing import all_at_once, each_at_once
 from tests.crash.test_mlflow_kill import Growing, export
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run
+from tests.zygote import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.zygote import Zygote
 
 RUNS = 2
 PART = 100
@@ -32,20 +34,22 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
     ("place", "count"),
     [*((place, 4) for place in PLACES), *(pytest.param(place, 2, marks=pytest.mark.slow) for place in PLACES)],
 )
-def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
+def test_exports_at_once_end_with_one_run_each(heavy: Zygote, uri: str, tmp_path: Path, count: int) -> None:
     """Simultaneous exports make one run per directory, also after every run has grown and rewound."""
     from bridge.exporters.contract import find_exporter
     from bridge.sync.export import export_runs
 
-    runs = [Growing(tmp_path / "runs" / f"job-{number}", PART) for number in range(RUNS)]
+    runs = [Growing(tmp_path / "runs" / f"job-{number}", uid=f"job-{number}") for number in range(RUNS)]
+    for run in runs:
+        run.edit(run_id=run.uid)
     experiment = f"together-{count}-{tmp_path.name}"
     for parts in ((0, 1), (2, 3)):
         for run in runs:
             for part in parts:
-                run.grow(part)
+                run.grow(part, PART)
             if parts[-1] == 3:
                 run.end()
-        all_at_once(count, export, uri, experiment, tmp_path / "runs")
+        assert heavy.run(*[Task(export, (uri, experiment, tmp_path / "runs"))] * count) == [None] * count
     last = export_runs([tmp_path / "runs"], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment))
     assert [line.action for line in last.runs] == [Action.UNCHANGED] * RUNS
     export(uri, f"clean-{experiment}", tmp_path / "runs")
@@ -57,14 +61,15 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_eight_exports_of_eight_children_end_with_one_parent(uri: str, tmp_path: Path) -> None:
+def test_eight_exports_of_eight_children_end_with_one_parent(heavy: Zygote, uri: str, tmp_path: Path) -> None:
     """The tasks of an array job each export their own run at one moment, and one parent counts them all."""
     experiment = f"children-{tmp_path.name}"
     paths = [tmp_path / "sweep" / f"child-{number}" for number in range(1, CHILDREN + 1)]
     for number, path in enumerate(paths, start=1):
         rows = [{"step": 0, "acc": number / 10}, {"step": 1, "acc": 0.0}]
         make_run(path, rows, uid=f"child-{number}", run_id=f"child-{number}", tags=["sweep:lr-scan"])
-    each_at_once(export, [(uri, experiment, path, ("acc:max",)) for path in paths])
+    tasks = [Task(export, (uri, experiment, path, ("acc:max",))) for path in paths]
+    assert heavy.run(*tasks) == [None] * CHILDREN
     runs = Store(uri, experiment=experiment).runs()
     (parent,) = [run for run in runs if "mlflow.bridge.sweep" in run.data.tags]
     children = {run.info.run_name: run for run in runs if "mlflow.bridge.uid" in run.data.tags}

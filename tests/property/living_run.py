@@ -63,11 +63,12 @@ class LivingRun:
             self.columns.append(name)
             self._write_all()
 
-    def picture(self, tag: str) -> None:
+    def picture(self, tag: str, *, has_caption: bool = True) -> None:
         """Log a new, unique image."""
         self.pictures += 1
         name = f"{tag}/{self.step:08d}_{self.pictures}.png"
-        facts = {"caption": f"picture {self.pictures}", "time": CREATED_S + self._tick(), "session": self.session}
+        caption = f"picture {self.pictures}" if has_caption else None
+        facts = {"caption": caption, "time": CREATED_S + self._tick(), "session": self.session}
         log_image(self.path, self.step, name, png(self.pictures), tag=tag, **facts)
 
     def requeue(self, back: int) -> None:
@@ -113,7 +114,7 @@ class LivingRun:
         facts = dict(self.facts)
         if facts["status"] in ("completed", "failed"):
             facts["ended_at"] = CREATED_S + 100_000
-        write_sidecar(self.path, uid=self.uid, run_id="run", sessions=[{"rows": 0}] * (self.session + 1), **facts)
+        write_sidecar(self.path, uid=self.uid, sessions=[{"rows": 0}] * (self.session + 1), **{"run_id": "run"} | facts)
         self._beat()
 
     def _beat(self) -> None:

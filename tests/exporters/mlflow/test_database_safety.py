@@ -22,7 +22,6 @@ from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
 from bridge.exporters.mlflow.write_db import Database, outdated
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
-from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import (
     FACTS,
@@ -33,12 +32,15 @@ from tests.exporters.mlflow.database_help import (
     wide_rows,
 )
 from tests.run_dirs import make_run as make_directory
+from tests.zygote import Kill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from mlflow import MlflowClient
+
+    from tests.zygote import Zygote
 
 
 def tags_of(uri: str, run_uuid: str) -> dict[str, str]:
@@ -63,7 +65,7 @@ def rewind_far(uri: str) -> None:
     database.close()
 
 
-def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
+def test_a_rewind_cut_off_between_transactions_says_so(heavy: Zygote, sqlite_uri: str) -> None:
     """The cursor of a rewind stopped between transactions says so until the rewind is complete."""
     database = open_database(sqlite_uri)
     points = wide_rows(4, 6000)
@@ -71,7 +73,7 @@ def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
     database.close()
     chance = random.Random(7)
     seen = set()
-    while kill_after(chance.uniform(0.02, 0.4), rewind_far, sqlite_uri):
+    while heavy.is_killed(Kill(seconds=chance.uniform(0.02, 0.4)), rewind_far, sqlite_uri):
         rows = len(table(sqlite_uri, "metrics", ours))
         cursor = tags_of(sqlite_uri, ours)[Tag.CURSOR]
         assert {"c0": rows == 24_000, "interim": 2000 <= rows < 24_000, "c1": rows == 2400}[cursor.strip()]

@@ -20,6 +20,7 @@ from tests.fixtures.proxy import Fault, proxy_to
 
 if TYPE_CHECKING:
     from tests.fixtures.mlflow_server import MlflowServer
+    from tests.zygote import Zygote
 
 pytestmark = [pytest.mark.compat, pytest.mark.timeout(1200)]
 
@@ -81,9 +82,9 @@ def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Pat
     assert copy.read_bytes() == before
 
 
-def test_a_killed_export_is_healed_by_the_next(old_server: MlflowServer, tmp_path: Path) -> None:
+def test_a_killed_export_is_healed_by_the_next(heavy: Zygote, old_server: MlflowServer, tmp_path: Path) -> None:
     """A server up to 3.8 refuses a request that it holds in part, so only missing points are sent again."""
-    assert kill_and_heal(old_server.uri, tmp_path, seed=11, store=OldStore) > 0
+    assert kill_and_heal(heavy, old_server.uri, tmp_path, seed=11, store=OldStore) > 0
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_AFTER, Fault.STATUS_AFTER, Fault.CUT])
