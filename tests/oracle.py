@@ -1,4 +1,4 @@
-"""A second reader of run directories, as naive as the rules in docs/reference/run-directory.md, to prove the real one.
+"""A second reader of metrics.csv and media.jsonl, as naive as docs/reference/run-directory.md, to prove the real one.
 
 It shares no code with `bridge.rundir`: metrics.csv goes through the standard library's csv module, and every rule is
 written here again in plain Python. Random files must read the same in both (`tests/rundir/test_reader_agrees.py`).
@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,17 +51,12 @@ class OracleMedia:
 
 @dataclass
 class OracleRun:
-    """A run directory's content: `series` by metric and step, with only the points that count; `rows` counts all."""
+    """Points and media of a run: `series` by metric and step, with only the points that count; `rows` counts all."""
 
     series: dict[str, list[OraclePoint]] = field(default_factory=dict)
     rows: int = 0
     media: list[OracleMedia] = field(default_factory=list)
     media_lines: int = 0
-    run_id: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    notes: str = ""
-    status_word: str = ""
 
 
 def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
@@ -72,14 +65,6 @@ def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
     sidecar = _json(run_dir)
     read_metrics(run_dir, sidecar, found, rows)
     read_media(run_dir, found)
-    found.run_id = text_of(sidecar.get("run_id")) or run_dir.resolve().name
-    tags = sidecar.get("tags")
-    tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
-    kept = [text_of(tag) for tag in tags if isinstance(tag, str | int | float) and not isinstance(tag, bool)]
-    found.tags = tuple(dict.fromkeys(kept))
-    found.notes = text_of(sidecar.get("notes"))
-    found.status_word = text_of(sidecar.get("status"))
-    found.params = params_of(run_dir, sidecar)
     return found
 
 
@@ -301,7 +286,7 @@ def format_of(data: bytes) -> str | None:
     return "mp4" if data[4:8] == b"ftyp" else None
 
 
-# sidecar.json and hparams.yaml
+# sidecar.json
 
 
 def text_of(value: object) -> str:
@@ -315,55 +300,3 @@ def _json(run_dir: Path) -> dict[str, Any]:
     path = own_file(run_dir, "sidecar.json")
     data = {} if path is None else json.loads(path.read_bytes())
     return data if isinstance(data, dict) else {}
-
-
-def params_of(run_dir: Path, sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flat params of the sidecar, without any there those of hparams.yaml."""
-    tree = sidecar.get("hparams")
-    if not isinstance(tree, dict) or not tree:
-        path = own_file(run_dir, "hparams.yaml")
-        try:
-            tree = None if path is None else yaml.safe_load(path.read_bytes())
-        except (yaml.YAMLError, ValueError):
-            tree = None
-    params: dict[str, Any] = {}
-    times: dict[str, int] = {}
-    for key, value in leaves(tree, "") if isinstance(tree, dict) else ():
-        # Of two keys that become one both are kept: the second `a.b` is `a.b_2`.
-        wanted = name = text_of(key)
-        again = times.get(wanted, 1)
-        while name in params:
-            again += 1
-            name = f"{wanted}_{again}"
-        times[wanted] = again
-        params[name] = scalar(value)
-    return params
-
-
-def leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def scalar(value: Any) -> Any:
-    """Return a value as a param: lists and mappings as JSON, anything unknown as its text."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, list | dict):
-        with suppress(TypeError, ValueError):
-            return text_of(json.dumps(without_infinities(value), ensure_ascii=False, allow_nan=False))
-    return text_of(str(value))
-
-
-def without_infinities(value: Any) -> Any:
-    """Return lists and mappings with non-finite numbers as the texts that strict JSON holds."""
-    if isinstance(value, list):
-        return [without_infinities(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): without_infinities(item) for key, item in value.items()}
-    names = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    return names.get(repr(value), value) if isinstance(value, float) else value

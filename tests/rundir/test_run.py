@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -174,6 +175,14 @@ def test_python_objects_in_hparams_are_their_content(tmp_path: Path) -> None:
         "run": "exit 1",
     }
     assert [(notice.kind, notice.what) for notice in run.notices] == [(NoticeKind.LEFT_OUT, "hparams.yaml: model")]
+
+
+def test_values_in_hparams(tmp_path: Path) -> None:
+    """A number or truth is a param as it is; a list is JSON, in which a number that is not finite is a text."""
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "hparams.yaml").write_text("a: .inf\nb: 0o17\nc: yes\nd: null\n1: int\n2.5: float\ne: [.nan, -.inf]\n")
+    params = {"a": math.inf, "b": "0o17", "c": True, "d": None, "1": "int", "2.5": "float", "e": '["NaN", "-Infinity"]'}
+    assert dict(read_run(run_dir).params) == params
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
             assert f"is {kind}, not {wanted}" not in found.values()
         else:
             assert found == {f"sidecar.json: {field}": f"is {kind}, not {wanted}"}
+        if (field, kind) == ("tags", "a text"):
+            assert read_run(tmp_path / kind).tags == ("text",)
         if inner:
             assert [session.user for session in read_run(tmp_path / kind).sessions] == ["ada"]
 
