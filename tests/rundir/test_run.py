@@ -30,32 +30,6 @@ def test_no_run_directory(tmp_path: Path, name: str) -> None:
         read_run(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link out", "link to itself", "folder"])
-def test_files_that_lead_out_are_refused(tmp_path: Path, kind: str) -> None:
-    """A file of the run that is a link outside, or no regular file, is not read, and named."""
-    run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
-    (tmp_path / "outside").write_text("{}\n")
-    for name in ("hparams.yaml", "metrics.csv", "media.jsonl", "sidecar.json"):
-        path = run_dir / name
-        path.unlink(missing_ok=True)
-        if kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "folder":
-            path.mkdir()
-        else:
-            path.symlink_to(tmp_path / "outside" if kind == "link out" else path)
-        if name == "sidecar.json":
-            with pytest.raises(RunDirectoryError):
-                read_run(run_dir)
-        else:
-            run = read_run(run_dir)
-            refused = {NoticeKind.REFUSED_PATH, NoticeKind.MISSING_FILE}
-            assert name not in run.files
-            assert name in [notice.what for notice in run.notices if notice.kind in refused]
-            (delta,) = read_whole(run, ContentOptions(), ReadOptions())
-            assert (delta.points, delta.media, run.params) == (int(name == "hparams.yaml"), (), {})
-
-
 def test_files_that_git_did_not_fetch(tmp_path: Path) -> None:
     """A Git LFS pointer in place of a file is a notice, and in place of the sidecar an unreadable run."""
     run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
