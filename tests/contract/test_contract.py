@@ -453,10 +453,11 @@ def test_a_moved_run_keeps_its_target(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_other_options_lead_to_a_rebuild(bench: Bench, path: Path) -> None:
-    """A target made with other options is replaced."""
+    """A target made with other options is replaced, and the reason names them."""
     bench.export(path)
     bench.content = ContentOptions(metrics=("acc",))
-    assert str(bench.export(path).action) == "rebuild"
+    report = bench.export(path)
+    assert (str(report.action), "metrics" in report.reason) == ("rebuild", True)
     held = bench.read(path)
     assert (points_of(held, "loss"), points_of(held, "acc")) == ([], ACC)
     assert_as_clean(bench, path)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import UsageError
-from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action, Report, RunReport
 from tests.deltas import notices_of
@@ -88,18 +87,6 @@ def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
     )
     assert planned == sent
     assert (plan.dry_run, plan.totals.notices, done.totals.notices) == (True, 0, 2)
-
-
-def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Path) -> None:
-    """A target made with other content options is replaced."""
-    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}])
-    exporter = MemoryExporter(tmp_path / "boxes")
-    export_runs([tmp_path / "runs"], exporter)
-    report = export_runs([tmp_path / "runs"], exporter, Options(content=ContentOptions(metrics=("loss",))))
-    assert actions(report) == {"a": "rebuild"}
-    assert "metrics" in report.runs[0].reason
-    with exporter.opened() as box:
-        assert set(box.points) == {"loss"}
 
 
 def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: Path) -> None:
