@@ -14,7 +14,7 @@ from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from tests.contract.bench import BrokenBlocks
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.event_files import SCALARS, content, events, file_of, first_of, rows, second_of
+from tests.exporters.tensorboard.event_files import SCALARS, events, file_of, first_of, rows, second_of
 from tests.pictures import draw, media_event
 from tests.run_dirs import CREATED_S
 
@@ -59,13 +59,6 @@ def test_every_event_file_begins_at_the_start_of_the_run(
     exporter.open(run, SHAPE).apply(delta)
     firsts = [events(file_of(folder, kind))[0] for kind in ("facts", "media", "scalars")]
     assert [(event.wall_time, event.file_version) for event in firsts] == [(CREATED_S - 10, "brain.Event:2")] * 3
-
-
-def test_two_exports_of_one_run_write_the_same_bytes(run: Run, tmp_path: Path) -> None:
-    """Two log directories of one run are equal, except for mtimes in the state."""
-    for name in ("one", "two"):
-        TensorBoardExporter(tmp_path / name).open(run, SHAPE).apply(first_of(run))
-    assert content(tmp_path / "one" / "abc") == content(tmp_path / "two" / "abc")
 
 
 def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, run: Run) -> None:
