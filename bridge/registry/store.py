@@ -27,8 +27,8 @@ from bridge.errors import RunDirectoryError, UsageError
 from bridge.files import Refused, cache_dir, own_file
 from bridge.model import SkippedFolder, Status
 from bridge.registry.record import RunRecord, read_ended
-from bridge.rundir.discover import checkpoint_folders, has_folders, lstat, runs_within, walk
-from bridge.rundir.event_runs import event_names
+from bridge.rundir.discover import OWN_FOLDERS, checkpoint_folders, has_folders, lstat, runs_within, walk
+from bridge.rundir.event_runs import event_names, is_event_file
 from bridge.rundir.run import read_run
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
@@ -36,11 +36,12 @@ from logger.sidecar import TERMINAL_STATUSES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from bridge.rundir.discover import RunListing
     from bridge.rundir.times import Clock
 
 log = logging.getLogger(__name__)
 
-FORMAT = 6
+FORMAT = 7
 """The format number of the cache. One of another format is rebuilt."""
 
 LOCK_TIMEOUT_S = 5.0
@@ -51,7 +52,7 @@ _APPLICATION_ID = 0x62726467  # "brdg": PRAGMA application_id, which marks a fil
 # Paths are BLOBs, since they need not be UTF-8. The columns beside the record are those that a scan compares.
 _TABLES = (
     "CREATE TABLE runs (root BLOB, run_dir BLOB, stamp TEXT, status TEXT, ended INTEGER, last_alive REAL, start REAL,"
-    " record BLOB, PRIMARY KEY (root, run_dir))",
+    " listing BLOB, record BLOB, PRIMARY KEY (root, run_dir))",
     # Statistics computed from a metrics.csv.
     "CREATE TABLE statistics (path BLOB PRIMARY KEY, stamp TEXT, stats BLOB)",
     "CREATE TABLE scans (root BLOB PRIMARY KEY, scanned_at REAL NOT NULL)",
@@ -65,6 +66,9 @@ One = TypeVar("One")
 Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
 
+Stats: TypeAlias = "dict[str, os.stat_result | None]"
+"""What lstat says of files, by name."""
+
 
 class CachedRun(NamedTuple):
     """What the cache knows of a run directory, as far as a scan compares it."""
@@ -74,6 +78,7 @@ class CachedRun(NamedTuple):
     status: str
     ended: int
     last_alive: float
+    listing: bytes
 
 
 class Store:
@@ -121,7 +126,7 @@ class Store:
     def known(self, root: str) -> dict[str, CachedRun]:
         """Return what is known of the runs below `root`, by run directory."""
         rows = self._connection.execute(
-            "SELECT run_dir, stamp, status, ended, last_alive FROM runs WHERE root = ?", (os.fsencode(root),)
+            "SELECT run_dir, stamp, status, ended, last_alive, listing FROM runs WHERE root = ?", (os.fsencode(root),)
         )
         return {os.fsdecode(row[0]): CachedRun._make(row) for row in rows}
 
@@ -135,11 +140,15 @@ class Store:
         )
         return [RunRecord.decoded(record, os.fsdecode(path)) for path, record in rows]
 
-    def save(self, root: str, *, rows: Iterable[Row], gone: Iterable[str]) -> None:
-        """Store the result of one scan in one transaction."""
+    def save(self, root: str, *, rows: Iterable[Row], relisted: Iterable[RunListing], gone: Iterable[str]) -> None:
+        """Store the result of one scan in one transaction; `relisted` are known runs with another fingerprint."""
         key = os.fsencode(root)
         with _transaction(self._connection) as connection:
-            connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(
+                "UPDATE runs SET listing = ? WHERE root = ? AND run_dir = ?",
+                [(_encoded_listing(folder), key, os.fsencode(folder.path)) for folder in relisted],
+            )
             connection.executemany(
                 "DELETE FROM runs WHERE root = ? AND run_dir = ?", [(key, os.fsencode(path)) for path in gone]
             )
@@ -322,32 +331,32 @@ def scan(
     rows: list[Row] = []
     unchanged: set[str] = set()
 
-    def stamped(
-        run_dir: str, events: list[str] | None = None
-    ) -> tuple[str, os.stat_result | None, os.stat_result | None] | None:
-        """Return the stamp of a run and what lstat says of its JSON files; None for a run that is now `unchanged`."""
+    def stamped(run_dir: str, names: Sequence[str]) -> tuple[str, Stats] | None:
+        """Return the stamp of a run and what lstat says of its files; None for a run that is now `unchanged`."""
         before = None if full else known.get(run_dir)
-        sidecar = lstat(f"{run_dir}/sidecar.json")
-        summary = sidecar and lstat(f"{run_dir}/summary.json")
-        stamp = _stamp(run_dir, sidecar, summary, events)
-        if before is None or not _has_stamp(run_dir, before, stamp):
-            return stamp, sidecar, summary
-        signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds them
-        if _may_have_moved(run_dir, before, doubtful_since, signs):
-            return stamp, sidecar, summary
-        unchanged.add(run_dir)
-        return None
+        stats = {name: lstat(f"{run_dir}/{name}") for name in _stamped_names(run_dir, names)}
+        stamp = _stamp(run_dir, stats)
+        if before is not None and _has_stamp(run_dir, before, stamp):
+            signs = _SIGNS_OF_LIFE if "sidecar.json" in names else ()  # without a sidecar the stamp holds them
+            if not _may_have_moved(run_dir, before, doubtful_since, signs):
+                unchanged.add(run_dir)
+                return None
+        return stamp, stats
 
-    def is_unchanged(run_dir: str, events: list[str]) -> bool:
-        return run_dir in known and stamped(run_dir, events) is None
+    def is_unchanged(run_dir: str, names: Sequence[str]) -> bool:
+        return run_dir in known and stamped(run_dir, names) is None
 
-    def look(run_dir: str) -> None:
+    def look(folder: RunListing) -> None:
         """Add the row of a run that is new or changed, or why it cannot be read, and the runs within it."""
-        found = None if run_dir in unchanged else stamped(run_dir)
+        run_dir, names, _ = folder
+        found = None if run_dir in unchanged else stamped(run_dir, names)
         if found is None:
             return
-        stamp, sidecar, summary = found
-        within = runs_within(run_dir)
+        stamp, stats = found
+        sidecar, summary = stats.get("sidecar.json"), stats.get("summary.json")
+        # Most checkpoints hold no folders, and were looked at for the stamp.
+        own = [name for name in OWN_FOLDERS if name in names and (name not in stats or has_folders(stats[name]))]
+        within = runs_within(run_dir, own)
         skipped.extend(within)
         try:
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
@@ -358,17 +367,19 @@ def scan(
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
                     with _computing:
                         record = record.with_statistics(rundir.read_summary(run))
-            rows.append(_row(root, "" if within else stamp, record))  # those within are named by every scan
+            rows.append(_row(root, "" if within else stamp, folder, record))  # those within are named by every scan
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
         except Exception as error:  # whatever goes wrong with one run, the others are found all the same
             log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
             problems.append((run_dir, hide_all(f"{type(error).__name__}: {error}")))
 
-    runs = list(walk([root], skipped, is_unchanged))
+    listings = {} if full else {path: os.fsdecode(run.listing).split("/") for path, run in known.items()}
+    runs = list(walk([root], skipped, is_unchanged, listings))
     look_at_each(look, runs)
-    gone = known.keys() - set(runs)
-    store.save(root, rows=rows, gone=gone)
+    gone = known.keys() - {run.path for run in runs}
+    relisted = [run for run in runs if run.path in listings and listings[run.path][0] != run.fingerprint]
+    store.save(root, rows=rows, relisted=relisted, gone=gone)
     return ScanReport(
         root=root,
         total=len(runs),
@@ -392,29 +403,35 @@ def look_at_each(look: Callable[[One], T], runs: Sequence[One]) -> list[T]:
         return [*looks, *(pool.map if is_slow else map)(look, runs[_SAMPLE:])]
 
 
-def _row(root: str, stamp: str, record: RunRecord) -> Row:
-    paths = (os.fsencode(root), os.fsencode(record.run_dir))
+def _row(root: str, stamp: str, folder: RunListing, record: RunRecord) -> Row:
     ended = record.status_word in TERMINAL_STATUSES
-    return (*paths, stamp, record.status, ended, record.last_alive, record.start, record.encoded())
+    state = (stamp, record.status, ended, record.last_alive, record.start)
+    return (os.fsencode(root), os.fsencode(record.run_dir), *state, _encoded_listing(folder), record.encoded())
 
 
-def _stamp(
-    run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None, events: list[str] | None
-) -> str:
+def _encoded_listing(folder: RunListing) -> bytes:
+    """Return what the next walk needs in order not to list a folder again; no name holds a slash."""
+    return os.fsencode("/".join((folder.fingerprint, *folder.names))) if folder.fingerprint else b""
+
+
+def _stamped_names(run_dir: str, names: Sequence[str]) -> list[str]:
+    """Return the names of the files of which a stamp is made."""
+    if "sidecar.json" in names:
+        stamped = ["sidecar.json", "summary.json"]
+    elif "metrics.csv" in names:  # also of a run whose sidecar was lost
+        stamped = ["metrics.csv", "summary.json", "heartbeat"]
+    else:
+        stamped = sorted(filter(is_event_file, names)) or sorted(event_names(run_dir))
+    return [*stamped, "checkpoints"] if "checkpoints" in names else stamped
+
+
+def _stamp(run_dir: str, stats: Stats) -> str:
     """Return a text that changes if any file that the record is made of is replaced or grows."""
-    parts = [_mark(sidecar), _mark(summary)]
-    if sidecar is None:
-        metrics = lstat(f"{run_dir}/metrics.csv")
-        parts.append(_mark(metrics))
-        if metrics is None:
-            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in sorted(events or event_names(run_dir))]
-        else:  # a run whose sidecar was lost
-            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in ("summary.json", "heartbeat")]
-    elif stat.S_ISLNK(sidecar.st_mode):
+    sidecar, checkpoints = stats.get("sidecar.json"), stats.get("checkpoints")
+    parts = list(map(_mark, stats.values()))
+    if sidecar is not None and stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
-    checkpoints = lstat(f"{run_dir}/checkpoints")
-    parts.append(_mark(checkpoints))
     if has_folders(checkpoints):
         parts += [_mark(lstat(folder)) for folder in checkpoint_folders(run_dir)]
     return "|".join(parts)

@@ -9,16 +9,16 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.files import Refused, inside, open_plain
+from bridge.files import Refused, fingerprint, inside, open_plain
 from bridge.model import SkippedFolder
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 from bridge.rundir.header import read_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from bridge.rundir.header import Layout
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 TARGET_MARK = ".bridge-target"
 """The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
 
-_OWN_FOLDERS = ("checkpoints", "media")
+OWN_FOLDERS = ("checkpoints", "media")
 """Folders of a run that hold its own files. The walk does not enter them; `runs_within` names the runs in there."""
 
-FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl", "heartbeat", *_OWN_FOLDERS)
+FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl", "heartbeat", *OWN_FOLDERS)
 """The files and folders of a run directory that change while its run goes on."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """(inode, size, mtime in nanoseconds) of each of FILES and of the `checkpoint_folders`, or None for a missing file."""
+
+_RUN_FILES = ("sidecar.json", "metrics.csv")
+_NAMES = (*_RUN_FILES, *OWN_FOLDERS)
 
 _NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
 
@@ -54,6 +57,18 @@ class Discovery:
         return iter(self.runs)
 
 
+class RunListing(NamedTuple):
+    """A run directory as a walk found it.
+
+    `names` are those of its sidecar.json, metrics.csv and OWN_FOLDERS, if they are there, and of its event files. If it
+    holds other folders, these may belong to its event files, which are not named then, and `fingerprint` is "".
+    """
+
+    path: str
+    names: list[str]
+    fingerprint: str
+
+
 def discover(roots: Sequence[Path]) -> Discovery:
     """Find all run directories at and below `roots`.
 
@@ -64,7 +79,7 @@ def discover(roots: Sequence[Path]) -> Discovery:
             problem = "is not a folder" if os.path.lexists(root) else "does not exist"
             raise UsageError(f"{root} {problem}.", hint="Give run directories, or folders that hold some.")
     skipped: list[SkippedFolder] = []
-    runs = [Path(run) for run in walk([os.path.realpath(root) for root in roots], skipped)]
+    runs = [Path(run.path) for run in walk([os.path.realpath(root) for root in roots], skipped)]
     return Discovery(runs, skipped)
 
 
@@ -72,13 +87,17 @@ def walk(
     roots: Sequence[str],
     skipped: list[SkippedFolder],
     is_unchanged: Callable[[str, list[str]], bool] = lambda *_: False,
-) -> Iterator[str]:
+    listings: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[RunListing]:
     """Yield the run directories at and below `roots` (real paths of folders), and add what is passed over to `skipped`.
 
     The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
     directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
-    a run's checkpoints and media, for which there is `runs_within`. Event files are not opened in a folder that
-    `is_unchanged` knows as a run by its path and event files (none: it must look itself).
+    a run's checkpoints and media, for which there is `runs_within`. No file is opened in a folder that `is_unchanged`
+    knows as a run by its path and names.
+
+    `listings` holds the fingerprint and names of run directories that an earlier walk found. A folder that still has
+    this fingerprint is not listed: making or deleting anything in a folder changes its mtime.
     """
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
@@ -87,8 +106,13 @@ def walk(
         if folder in seen:
             continue
         seen.add(folder)
+        before, *files = (listings or {}).get(folder, ("",))
+        now = "" if listings is None else fingerprint([folder]) or ""
+        folders: dict[str, str] = {}
+        links: dict[str, str] = {}
         try:
-            files, folders, links = _listing(folder)
+            if not files or now != before:
+                files, folders, links = _listing(folder)
         except OSError as error:
             skipped.append(SkippedFolder(folder, f"cannot be listed: {error.strerror}"))
             continue
@@ -96,13 +120,14 @@ def walk(
             continue
         has_events = "tfevents" in "/".join(files) and any(map(is_event_file, files))  # most folders have none
         # Other folders may belong to the run as well, so that its event files are not only those in `files`.
-        events = list(filter(is_event_file, files)) if has_events and not folders.keys() - _OWN_FOLDERS else []
-        reason = "" if has_events and is_unchanged(folder, events) else _why_no_run(folder, files)
+        events = list(filter(is_event_file, files)) if has_events and not folders.keys() - OWN_FOLDERS else []
+        names = [name for name in _NAMES if name in files or name in folders] + events
+        reason = "" if "sidecar.json" in files or is_unchanged(folder, names) else _why_no_run(folder, files)
         if not reason:
-            yield folder
             follow = False
-            for name in _OWN_FOLDERS:
+            for name in OWN_FOLDERS:
                 folders.pop(name, None)
+            yield RunListing(folder, names, "" if folders else now)
             if folders and has_events:
                 folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
         elif "metrics.csv" in files or has_events:
@@ -112,13 +137,13 @@ def walk(
             waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
 
 
-def runs_within(run: Path | str) -> list[SkippedFolder]:
-    """Return the run directories up to two levels inside the checkpoints and media of the run directory `run`.
+def runs_within(run: Path | str, own_folders: Sequence[str] = OWN_FOLDERS) -> list[SkippedFolder]:
+    """Return the run directories up to two levels inside `own_folders` of the run directory `run`.
 
     This takes longer than the walk itself, so it belongs to the reading of a run that is new or changed (see FILES).
     """
     found: list[SkippedFolder] = []
-    for name in _OWN_FOLDERS:
+    for name in own_folders:
         own = f"{run}{os.sep}{name}"
         level = [own] if has_folders(lstat(own)) else []
         for depth in range(3):
@@ -144,7 +169,7 @@ def _telling_files(folder: str) -> list[str] | None:
     """
     if has_folders(lstat(folder)):
         return None
-    return [name for name in ("sidecar.json", "metrics.csv") if lstat(f"{folder}{os.sep}{name}")]
+    return [name for name in _RUN_FILES if lstat(f"{folder}{os.sep}{name}")]
 
 
 def checkpoint_folders(run: Path | str) -> list[str]:
@@ -221,7 +246,7 @@ def _listing(folder: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if entry.is_file(follow_symlinks=False) or name in ("sidecar.json", "metrics.csv"):
+            if entry.is_file(follow_symlinks=False) or name in _RUN_FILES:
                 files.append(name)
             elif entry.is_dir(follow_symlinks=False):
                 if name[0] != "." and name not in _NEVER_ENTERED:

@@ -90,8 +90,8 @@ _EVENTS = (
     Mutant(
         "event files: the cache of runs does not look at them",
         "bridge/registry/store.py",
-        "        if metrics is None:",
-        "        if metrics is None and sidecar is not None:",
+        "stamped = sorted(filter(is_event_file, names)) or sorted(event_names(run_dir))",
+        "stamped = []",
         ("tests/sync/test_event_runs.py",),
     ),
 )
@@ -273,6 +273,13 @@ _LOGGER = (
 )
 
 _REGISTRY = (
+    Mutant(
+        "registry: a run that was made in an old run directory is not found",
+        "bridge/rundir/discover.py",
+        "if not files or now != before:",
+        "if not files:",
+        ("tests/registry/test_scan.py",),
+    ),
     Mutant(
         "registry: a sidecar that became older is not read",
         "bridge/registry/store.py",

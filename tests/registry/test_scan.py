@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -49,8 +50,9 @@ def runs(tmp_path: Path) -> Path:
         (run / "sidecar.json").unlink()
         (run / "heartbeat").unlink()
         (run / "hparams.yaml").write_text("lr: 0.1\n")
-    for path in runs.rglob("*.*"):
-        os.utime(path, (CREATED_S, CREATED_S))
+    for path in runs.rglob("*"):
+        if "." in path.name or path.is_dir():  # an old folder is not listed again
+            os.utime(path, (CREATED_S, CREATED_S))
     os.utime(runs / "killed" / "heartbeat", (CREATED_S, CREATED_S))
     return runs
 
@@ -106,6 +108,8 @@ CHANGES: dict[str, tuple[Change, list[str], tuple[int, int, int, int, int]]] = {
     "a run becomes a target": (write("group/ours/.bridge-target"), ["killed", "lost", "stock"], (3, 0, 3, 0, 1)),
     "a folder of runs becomes a target": (write("group/.bridge-target"), ["killed", "lost", "stock"], (3, 0, 3, 0, 1)),
     "a folder of runs becomes a run": (lambda runs: make_run(runs / "group"), ["group", *OLD], (5, 1, 4, 0, 0)),
+    "a run holds another": (lambda runs: make_run(runs / "group/ours/a"), ["a", *OLD], (5, 1, 4, 0, 0)),
+    "a stock run holds another": (lambda runs: make_run(runs / "stocks/stock/a"), ["a", *OLD], (5, 1, 4, 0, 0)),
     "a run loses its sidecar": (lambda runs: (runs / "group/ours/sidecar.json").unlink(), OLD, (4, 1, 3, 0, 0)),
     "a run gets a sidecar": (lambda runs: make_run(runs / "stocks/stock"), OLD, (4, 1, 3, 0, 0)),
     "a folder is renamed": (move("group", "other"), OLD, (4, 1, 3, 0, 1)),
@@ -137,6 +141,32 @@ def test_a_scan_after_a_change_finds_what_a_first_scan_finds(runs: Path, change:
     shutil.rmtree(runs)
     shutil.move(runs.parent / "kept", runs)
     assert list(open_registry(runs)) == list(before)
+
+
+def test_a_run_directory_is_listed_again_only_if_something_was_made_in_it(runs: Path) -> None:
+    """Once a run directory has been quiet for some seconds, a scan with nothing new lists and opens nothing in it."""
+    looks: list[str] = []
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event in ("os.scandir", "open") and str(args[0]).startswith(f"{runs}/"):
+            looks.append(str(args[0]).removeprefix(f"{runs}/"))
+
+    sys.addaudithook(hook)
+
+    def listed_and_opened() -> list[str]:
+        looks.clear()
+        open_registry(runs)
+        return looks.copy()
+
+    listed_and_opened()
+    assert listed_and_opened() == ["group", "stocks"]
+    make_run(runs / "killed/later")
+    assert len(open_registry(runs)) == 5
+    os.utime(runs / "killed", (CREATED_S, CREATED_S))
+    shutil.rmtree(runs / "killed/later")
+    os.utime(runs / "killed", (CREATED_S + 1, CREATED_S + 1))
+    assert listed_and_opened() == ["group", "killed", "stocks"]
+    assert listed_and_opened() == ["group", "stocks"]
 
 
 def test_full_reads_all(runs: Path) -> None:
