@@ -6,11 +6,11 @@ import contextlib
 import os
 import secrets
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 SNIFFED_BYTES = 64
 """As many first bytes of a file are enough for `sniff`."""
@@ -58,13 +58,15 @@ def replace_file(
     `confirm` is called just before the rename with the new file's stat result; if it returns false nothing is replaced.
     Return the new file's stat result, or None if nothing was replaced. Raises OSError if the disk refuses.
     """
-    real = Path(path).resolve()
-    temporary = temporary_name(real)
+    # Called for each of thousands of runs, so without Path. The links above the file may stay links.
+    real = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)  # noqa: PTH114
+    folder, name = os.path.split(real)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")  # noqa: PTH118
     # tempfile.mkstemp would make a file that only its owner can read.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            keep_access(real, descriptor)
+            _keep_access(real, descriptor)
             if isinstance(data, str):
                 data = data.encode("utf-8", errors="replace")
             file.writelines([data] if isinstance(data, bytes) else data)
@@ -73,25 +75,20 @@ def replace_file(
                 os.fsync(descriptor)
             state = os.fstat(descriptor)
         if confirm is not None and not confirm(state):
-            temporary.unlink()
+            os.unlink(temporary)  # noqa: PTH108
             return None
-        temporary.replace(real)
+        os.replace(temporary, real)  # noqa: PTH105
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)  # noqa: PTH108
         raise
     return state
 
 
-def temporary_name(path: Path) -> Path:
-    """Return a name beside `path` that no other process uses: hidden, random, and ending in `.tmp`."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def keep_access(old: Path, descriptor: int) -> None:
+def _keep_access(old: str, descriptor: int) -> None:
     """Give the open file `descriptor` the mode and group of the file `old`, if it exists, as far as permitted."""
     try:
-        before = old.stat()
+        before = os.stat(old)  # noqa: PTH116
     except OSError:
         return
     if os.fstat(descriptor).st_gid != before.st_gid:

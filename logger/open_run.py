@@ -283,7 +283,7 @@ def _oldest_change(run_dir: Path) -> float:
 
 
 def _remove_leftovers(run_dir: Path) -> None:
-    """Remove the temporary files that a killed process left, by the names that `temporary_name` gives."""
+    """Remove the temporary files that a killed process left, by the names that `replace_file` gives."""
     for path in run_dir.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()

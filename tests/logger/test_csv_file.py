@@ -253,8 +253,8 @@ def test_ctrl_c_in_the_middle_of_a_write_costs_no_row_and_doubles_none(
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
     waiting = rows({"b" if grows else "a": 2}, start=1)
-    owner, name = (Path, "replace") if grows else (os, "write")
-    real = getattr(owner, name)
+    name = "replace" if grows else "write"
+    real = getattr(os, name)
 
     def interrupted(*args: object) -> object:
         if moment == "after":
@@ -262,7 +262,7 @@ def test_ctrl_c_in_the_middle_of_a_write_costs_no_row_and_doubles_none(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, interrupted)
+        patch.setattr(os, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             file.append(waiting)
     waiting += rows({"a": 3}, start=2)
