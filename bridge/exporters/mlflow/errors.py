@@ -32,6 +32,13 @@ _GONE = re.compile(r"must be in (?:the )?'active'|Run .* not found")
 _SENT_TWICE = re.compile(r"UNIQUE constraint failed: (?:latest_)?metrics|duplicate key value violates .*metric")
 """MLflow's message when the same points arrive while it is still storing them. Later it accepts them as known."""
 
+_SET_AT_ONCE = re.compile(
+    r"UNIQUE constraint failed: (?:experiment_)?(?:params|tags)\b"
+    r"|duplicate key value violates unique constraint \W*(?:experiment_)?(?:param|tag)"
+    r"|Duplicate entry .* for key '(?:(?:experiment_)?(?:params|tags)\.)"
+)
+"""MLflow's message when another request sets the same params or tags: with SQLite, PostgreSQL, MySQL behind it."""
+
 _HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
 _KEEPS_ANSWERING = re.compile(r"too many (\d{3}) error responses")
 _NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
@@ -122,8 +129,8 @@ def _from_mlflow(target: str, error: MlflowException) -> TargetError:
         return RunGoneError(
             f"{target}: the run was deleted while it was written to.", hint="Export again to see what is there now."
         )
-    if _SENT_TWICE.search(text):
-        return SentTwiceError(f"{target} is still working on a request that was sent twice.")
+    if (clash := _clash_of_requests(target, text)) is not None:
+        return clash
     found = _HTTP_STATUS.search(text)
     status = int(found[1]) if found else _REFUSED_CODES.get(error.error_code, 0)
     if status:
@@ -139,6 +146,15 @@ def _from_mlflow(target: str, error: MlflowException) -> TargetError:
     else:
         return TargetRefusedError(f"{target} refuses: {_brief(text)}")
     return TargetUnavailableError(message)
+
+
+def _clash_of_requests(target: str, text: str) -> TargetUnavailableError | None:
+    """Return the error if another request was storing the same at the same time, None for any other `text`."""
+    if _SENT_TWICE.search(text):
+        return SentTwiceError(f"{target} is still working on a request that was sent twice.")
+    if _SET_AT_ONCE.search(text):
+        return TargetUnavailableError(f"{target}: another program is setting the same params or tags.")
+    return None
 
 
 def untrusted(target: str) -> TargetRefusedError:

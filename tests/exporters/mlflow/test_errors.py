@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from sqlalchemy.exc import DBAPIError
 
 from bridge.errors import MissingExtraError, TargetError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow import errors
 from bridge.exporters.mlflow.address import Address, without_credentials
 from bridge.exporters.mlflow.client import MlflowApi
-from bridge.exporters.mlflow.errors import RunGoneError, database_error, translate_errors
+from bridge.exporters.mlflow.errors import RunGoneError, call_with_retry, database_error, translate_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +41,7 @@ REST = "API request to endpoint /api failed with error code {} != 200. Response 
         ("The run abc must be in the 'active' state. Current state is deleted.", RunGoneError, "deleted", "again"),
         ("Run with id=abc not found", RunGoneError, "deleted", "again"),
         ("BAD_REQUEST: UNIQUE constraint failed: metrics.key, metrics.step", TargetUnavailableError, "sent twice", ""),
+        ("BAD_REQUEST: UNIQUE constraint failed: params.key", TargetUnavailableError, "another program", ""),
     ],
 )
 def test_errors_of_mlflow_are_classified(text: str, kind: type[TargetError], says: str, hint: str) -> None:
@@ -47,6 +50,30 @@ def test_errors_of_mlflow_are_classified(text: str, kind: type[TargetError], say
         raise MlflowException(text)
     assert says in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: params.key, params.run_uuid",
+        "BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: tags.key, tags.run_uuid",
+        "BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: experiment_tags.key",
+        'BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "param_pk"',
+        'BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "tag_pk"',
+        "BAD_REQUEST: (pymysql.err.IntegrityError) (1062, \"Duplicate entry 'lr-a1' for key 'params.PRIMARY'\")",
+    ],
+)
+def test_params_and_tags_that_another_program_sets_are_sent_again(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow refuses params and tags while another request stores the same ones. The next try finds them stored."""
+    monkeypatch.setattr(errors, "RETRY_PAUSES_S", (0.0,))
+    refusals = [MlflowException(text, error_code=BAD_REQUEST)]
+
+    def send() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "stored"
+
+    assert call_with_retry("http://h", send) == "stored"
 
 
 @pytest.mark.parametrize(
