@@ -319,6 +319,12 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         """Return a copy with `changes`."""
         return replace(self, **changes)
 
+    def with_media_of(self, other: Cursor) -> Self:
+        """Return a copy that covers the media of `other`."""
+        return replace(
+            self, media_lines=other.media_lines, media_offset=other.media_offset, media_digest=other.media_digest
+        )
+
     def to_json(self) -> str:
         """Return strict JSON of under CURSOR_LIMIT characters: without the last points if they do not fit."""
         text = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)

@@ -49,12 +49,12 @@ class Growing(LivingRun):
     facts: dict[str, Any] = field(default_factory=lambda: {"status": "running", "hparams": {"lr": 0.1}, "notes": "n"})
 
     def grow(self, part: int, rows: int = ROWS) -> None:
-        """Append rows and an image without a caption, since exports at once may lose some of these."""
+        """Append rows and an image with a caption."""
         if part == 2:
             self.requeue(rows // 2)
         for at in range(rows):
             self.log([repr(1 / (self.step + 1)), repr(at / rows)], stride=1)
-        self.picture("samples", has_caption=False)
+        self.picture("samples")
 
     def end(self) -> None:
         """End the training."""

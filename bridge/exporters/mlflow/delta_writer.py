@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetError
 from bridge.exporters.contract import Applied
+from bridge.exporters.mlflow.errors import RETRY_PAUSES_S
 from bridge.exporters.mlflow.facts import (
     Tag,
     clean,
@@ -30,6 +33,7 @@ from bridge.exporters.mlflow.media import (
     add_checkpoints,
     add_media,
     add_run_files,
+    has_captions,
     table_tag,
 )
 from bridge.exporters.mlflow.rows import rows_of
@@ -65,7 +69,8 @@ class _DeltaWork:
     - `files`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_checkpoints`).
     - `bests`: the keys of the metrics that `--best` added.
     - `odd_media`: true if some tags of media were renamed; MEDIA_FILE maps them back.
-    - `pending`: true if the artifact store failed; the next export sends the files.
+    - `pending`: true if the artifact store failed, a number after exports at once (`RunUpdate.reopened`). The next
+      export sends the files.
     """
 
     delta: Delta
@@ -110,8 +115,12 @@ class DeltaWriter:
             remembered = delta.remember.with_(sent=cursor.sent, extra=cursor.extra)
             self._set_tags({Tag.CURSOR: remembered.to_json()})
         size = self._upload(work)
-        now = None if delta.more else self.before_last()
-        self._write(work, now)
+        try:
+            now = None if delta.more else self.before_last()
+            self._write(work, now)
+        except ConflictError:
+            self.store.runs.reopen(self.found.run_id, update)
+            raise
         return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
 
     def _metric_keys(self, delta: Delta, cursor: Cursor) -> dict[str, str]:
@@ -260,6 +269,7 @@ class DeltaWriter:
             except TargetError as failure:
                 error = self.store.artifact_failure = failure
         work.extra["pending"] = True
+        work.update.files_past = work.cursor  # some may have been stored
         detail = f"{error.message} The next export sends them. {error.hint or ''}".rstrip()
         work.notices.append(Notice(NoticeKind.REFUSED, "artifacts", detail))
         return 0
@@ -278,11 +288,12 @@ class DeltaWriter:
         if media.in_grid and Tag.IMAGES not in self.found.tags:
             tags[Tag.IMAGES] = "True"
         if media.names:
-            held = self._artifact(MEDIA_FILE)
-            upload.add_json(MEDIA_FILE, (json.loads(held) if held else {}) | media.names)
+            held = self._held(MEDIA_FILE, work, is_known=bool(extra.get("odd_media")))
+            upload.add_json(MEDIA_FILE, held | media.names)
             extra["odd_media"] = True
         if media.captions:
-            add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
+            held = self._held(CAPTIONS_FILE, work, is_known=has_captions(self.found.tags))
+            add_captions(upload, media.captions, held)
             tags |= table_tag(self.found.tags)
         if not delta.more:
             files = add_run_files(upload, self.run, self.content, extra.get("files", {}))
@@ -294,11 +305,34 @@ class DeltaWriter:
         work.notices += upload.finish(is_shared_path=is_path)
         work.extra = extra
         work.update.tags |= tags
+        if upload.paths:
+            work.update.files_past = work.cursor
         return upload.bytes
 
     def _folder(self) -> Path | None:
         """Return the local folder of the run's artifacts, None if they are stored elsewhere."""
         return self.store.artifact_folder(self.experiment, self.found.run_id)
+
+    def _held(self, path: str, work: _DeltaWork, *, is_known: bool) -> dict[str, Any]:
+        """Return the JSON object that MLflow holds at `path`; an empty one if there is none.
+
+        If it is known to exist and cannot be read, all media must be sent again. Then raise ConflictError.
+        """
+        for pause in (*RETRY_PAUSES_S, None):
+            data = self._artifact(path)
+            if data is None:
+                break
+            with contextlib.suppress(ValueError):
+                found = json.loads(data)
+                if isinstance(found, dict):
+                    return found
+            if pause is not None:
+                time.sleep(pause)  # a server may just be storing it for another export
+        if is_known and work.cursor.media_lines:
+            nothing = Cursor(self.run.identity, str(self.run.path))
+            self.store.runs.reopen(self.found.run_id, RunUpdate(None, files_past=nothing))
+            raise ConflictError(f"{path} of MLflow run {self.found.run_id} is lost.", hint="Export again.")
+        return {}
 
     def _artifact(self, path: str) -> bytes | None:
         folder = self._folder()
@@ -326,8 +360,7 @@ class DeltaWriter:
             update.deleted_tags.append(Tag.PENDING_MEDIA)
         elif work.delta.media:
             # The cursor does not cover the media that could not be stored, so the next export reads them again.
-            kept = {name: getattr(work.cursor, name) for name in ("media_lines", "media_offset", "media_digest")}
-            after = after.with_(stat=None, **kept)
+            after = after.with_media_of(work.cursor).with_(stat=None)
         if update.replace_from is not None:
             interim = cursor_of(self.found) or work.cursor
             update.interim_cursor = interim.with_(replacing=update.replace_from).to_json()

@@ -133,8 +133,9 @@ class MlflowExporter(Exporter):
         stale += [name for name in ADJUSTED_OPTIONS if cursor.content.get(name) != options.get(name)]
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, content).items() if not is_sent(file, files.get(name))]
-        if cursor.extra.get("pending"):
-            stale.append("files that could not be stored")
+        if pending := cursor.extra.get("pending"):
+            why = "could not be stored" if pending is True else "another export may have replaced"
+            stale.append(f"files that {why}")
         sent_checkpoints = cursor.extra.get("checkpoints", {})
         if content.checkpoints and "checkpoints" not in stale and sent_checkpoints != checkpoint_signatures(run):
             stale.append("checkpoints")

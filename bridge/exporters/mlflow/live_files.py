@@ -103,7 +103,7 @@ class LiveArtifacts(ArtifactRepository):
         media.add_copies(files, media.due_files(source, content), content)
         added = media.add_media(files, source.identity, events)
         if added.captions:
-            media.add_captions(files, added.captions, None)
+            media.add_captions(files, added.captions, {})
         if added.names:
             files.add_json(media.MEDIA_FILE, added.names)
         if content.checkpoints:

@@ -12,8 +12,10 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import time
 import uuid
 import warnings
 from dataclasses import dataclass, field
@@ -66,6 +68,9 @@ MEDIA_FILE = "bridge/media.json"
 
 _LINK_FROM_BYTES = 64 << 20
 """Files of this size or more are sent without a copy, unless they grow row by row."""
+
+_LEFTOVER_AGE_S = 86_400.0
+"""Seconds after which a temporary file beside the artifacts belongs to an export that was stopped."""
 
 _MOST_REFUSED = 20
 """After so many refused files the store itself is at fault."""
@@ -143,15 +148,25 @@ class ArtifactUpload:
 
     @contextlib.contextmanager
     def _local_path(self, path: str) -> Iterator[Path]:
-        """Yield where the block must write the file of `path`. Send it after the block."""
+        """Yield where the block must write the file of `path`. Send it after the block, or rename it to its place.
+
+        A local file is written beside the folder of the artifacts, so a stopped export leaves no torn artifact.
+        """
         self.paths[path] = None
         if self._folder is not None:
             with artifact_errors(str(self._folder)):
+                if not self._made:
+                    _delete_leftovers(self._folder.parent)
                 local = self._folder / path
                 if local.parent not in self._made:
                     local.parent.mkdir(parents=True, exist_ok=True)
                     self._made.add(local.parent)
-                yield local
+                beside = self._folder.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+                try:
+                    yield beside
+                    beside.replace(local)
+                finally:
+                    beside.unlink(missing_ok=True)
             return
         with contextlib.ExitStack() as stack:
             with artifact_errors(f"{tempfile.gettempdir()} before it is sent"):
@@ -182,6 +197,17 @@ class ArtifactUpload:
         if self._api is not None and self.paths and is_shared_path:
             self._api.check_visible(self._run_id, {path.partition("/")[0] for path in self.paths})
         return self.notices
+
+
+_TEMPORARY = ".bridge-artifact-"
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files that exports left in `folder` when they were stopped."""
+    for file in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
+                file.unlink()
 
 
 def read_picture(file: RunFile) -> bytes | None:
@@ -302,10 +328,10 @@ def is_own_file(path: str) -> bool:
     return _OWN_FILES.fullmatch(path) is not None or parse_path(path) is not None
 
 
-def add_captions(upload: ArtifactUpload, rows: Iterable[Sequence[Any]], held: bytes | None) -> None:
+def add_captions(upload: ArtifactUpload, rows: Iterable[Sequence[Any]], held: Mapping[str, Any]) -> None:
     """Add the captions' table with `rows` merged into the one that MLflow holds. A new row replaces an old one."""
     found: dict[tuple[Any, ...], list[Any]] = {}
-    for row in (*(json.loads(held)["data"] if held else ()), *rows):
+    for row in (*held.get("data", ()), *rows):
         found[tuple(row[:3])] = list(row)
     data = [found[place] for place in sorted(found, key=lambda place: (str(place[0]), place[2], place[1]))]
     table = {"columns": ["tag", "index", "step", "caption", "image"], "data": data}
@@ -315,6 +341,11 @@ def add_captions(upload: ArtifactUpload, rows: Iterable[Sequence[Any]], held: by
 def captions_of(table: bytes) -> Mapping[tuple[str, int, int], str]:
     """Return the captions by tag, step and index."""
     return {(row[0], row[2], row[1]): row[3] for row in json.loads(table)["data"]}
+
+
+def has_captions(tags: Mapping[str, str]) -> bool:
+    """Return True if the captions' table is among those that a run with `tags` lists."""
+    return not table_tag(tags)
 
 
 def table_tag(tags: Mapping[str, str]) -> dict[str, str]:

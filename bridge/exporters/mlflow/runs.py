@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bridge.exporters.mlflow.facts import Tag
+from bridge.model import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -109,7 +110,8 @@ class RunUpdate:
     `own_keys` at or after that step are deleted first; `interim_cursor` is the cursor while that takes several
     transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for max or -1 for min. `deleted_keys`
     lose all their points. `tags`, the new cursor among them, and `params` are set or replaced. Without `row` the run's
-    row stays as it is. If the run `create` is missing it is created first.
+    row stays as it is. If the run `create` is missing it is created first. `files_past` is the cursor past which files
+    were stored for this write, None if there are none.
     """
 
     expected_cursor: str | None
@@ -124,6 +126,27 @@ class RunUpdate:
     params: dict[str, str] = field(default_factory=dict)
     row: RunRow | None = None
     create: FoundRun | None = None
+    files_past: Cursor | None = None
+
+    def reopened(self, held: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags that make the next export store the run's files again, after ConflictError for this write.
+
+        `held` are the run's tags. The files of this write may have replaced newer ones of the export that was faster.
+        """
+        text = held.get(Tag.CURSOR)
+        if self.files_past is None or text is None or text == self.tags.get(Tag.CURSOR):
+            return {}  # nothing was stored, or by that cursor the other export stored the same files
+        cursor = Cursor.from_json(text, where="The MLflow run")
+        if cursor is None:
+            return {}
+        extra = {key: value for key, value in cursor.extra.items() if key not in ("files", "checkpoints")}
+        # The number makes each of these cursors another one, so no export that began before can write its own after it.
+        extra["pending"] = int(cursor.extra.get("pending", 0)) + 1
+        tags: dict[str, str] = {}
+        if cursor.media_lines > self.files_past.media_lines:
+            tags[Tag.PENDING_MEDIA] = str(max(cursor.media_lines, int(held.get(Tag.PENDING_MEDIA, 0))))
+            cursor = cursor.with_media_of(self.files_past)
+        return tags | {Tag.CURSOR: cursor.with_(extra=extra, stat=None).to_json()}
 
 
 def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -> str:

@@ -70,7 +70,9 @@ class MlflowTarget:
                 self._writer = self._open(delta)
             cursor = cursor_of(self._writer.found)
             if cursor is not None and not _begins_at(cursor, delta):
-                if _is_past(cursor, delta) and (delta.more or self._facts.sent.items() <= cursor.sent.items()):
+                has_files = not cursor.extra.get("pending")
+                has_facts = delta.more or self._facts.sent.items() <= cursor.sent.items()
+                if _is_past(cursor, delta) and has_files and has_facts:
                     return Applied(notes=("another export brought this run up to date meanwhile",))
                 raise ConflictError(f"Another export has changed {self.where()} in the meantime.", hint="Export again.")
             return self._writer.write_delta(delta) + Applied(notes=self._store.take_notes())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from itertools import zip_longest
@@ -14,7 +15,7 @@ import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
 from bridge.exporters.mlflow.client import MlflowApi
-from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, SentTwiceError
+from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, RunGoneError, SentTwiceError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
 from bridge.model import Cursor
@@ -91,6 +92,13 @@ class ApiRuns(MlflowApi):
             self.call("set_terminated", run_id, row.status, row.end)
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
             self._delete_tag(run_id, Tag.PENDING)
+
+    def reopen(self, run_id: str, update: RunUpdate) -> None:
+        """Make the next export store the run's files again after `update` met ConflictError (`RunUpdate.reopened`)."""
+        with contextlib.suppress(RunGoneError):
+            tags = update.reopened(self.run(run_id).tags)
+            if tags:
+                self.set_tags(run_id, tags)
 
     def _missing(self, run_id: str, logged: Sequence[KeyRows]) -> list[KeyRows]:
         """Return the rows that the run lacks. Raise RebuildNeededError if it holds others at their steps."""

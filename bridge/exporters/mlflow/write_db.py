@@ -313,9 +313,10 @@ class Database:
         return KeyRows(key, *map(np.concatenate, columns))
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
+    def _connected(self, *, writes_waiting: bool = True) -> Iterator[Connection]:
         """Open a connection, once the new runs that wait are written."""
-        self.write_waiting()
+        if writes_waiting:
+            self.write_waiting()
         with _translate_errors(self._engine), self._engine.connect() as connection:
             yield connection
 
@@ -336,6 +337,16 @@ class Database:
         with self._transaction() as tables:
             if tables.rows("SELECT run_uuid FROM runs WHERE run_uuid = :run", run=run_id):
                 tables.run(run_id).set_pairs("tags", tags)
+
+    def reopen(self, run_id: str, update: RunUpdate) -> None:
+        """Make the next export store the run's files again after `update` met ConflictError (`RunUpdate.reopened`)."""
+        # New runs that wait may be the reason for the conflict, so they go on waiting.
+        with self._transaction(writes_waiting=False) as tables:
+            run = tables.run(run_id)
+            # Lock first: a statement that waits for a lock goes on with the tags that it read before the wait.
+            if run.lock() == "active":
+                found = ((key, run.tag(key)) for key in (Tag.CURSOR, Tag.PENDING_MEDIA))
+                run.set_pairs("tags", update.reopened({key: value for key, value in found if value is not None}))
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
@@ -373,6 +384,9 @@ class Database:
         try:
             self.write_together(waiting)
         except TargetError as error:
+            if isinstance(error, ConflictError):
+                for run_id, update in waiting:
+                    self.reopen(run_id, update)
             self._waiting_error = error
             raise
 
@@ -427,8 +441,8 @@ class Database:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _transaction(self) -> Iterator[Tables]:
-        with self._connected() as connection:
+    def _transaction(self, *, writes_waiting: bool = True) -> Iterator[Tables]:
+        with self._connected(writes_waiting=writes_waiting) as connection:
             self._bulk.begin(connection)
             try:
                 tables = Tables(connection, self._bulk)
