@@ -259,8 +259,8 @@ _LOGGER = (
     Mutant(
         "logger: files are replaced in place",
         "logger/files.py",
-        "        temporary.replace(real)\n",
-        "        real.write_bytes(temporary.read_bytes())\n",
+        "        os.replace(temporary, real)  # noqa: PTH105\n",
+        '        open(real, "wb").write(open(temporary, "rb").read())\n',
         ("tests/logger/test_csv_file.py", "tests/logger/test_sidecar.py"),
     ),
     Mutant(
