@@ -258,7 +258,10 @@ def _with_overlap(
     # New points of other metrics may come at steps before those that changed.
     lows = (replacing, replaced.low, *(int(block.step.min()) for block in added))
     low = min(step for step in lows if step is not None)
-    if following is not None and state.late and delta.more:
+    if isinstance(table, EventTable) and rows and table.goes_back(rows[0].start):
+        # The next delta has the rows in the order of files. By this order other points may be the last ones.
+        lowest, following, delta = [], low, delta.with_(after=delta.after.with_(last_points=None))
+    elif following is not None and state.late and delta.more:
         lowest, following = [], low  # the rows that follow may go back too, and replace all of these points again
     changed = (block.where(block.present & (block.step >= low)) for block in lowest)
     return delta.with_(

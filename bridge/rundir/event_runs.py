@@ -213,6 +213,11 @@ class EventTable:
         file = next(file for file, _, _, start in reversed(self._parts) if start <= offset)
         return self._files[file].path.name
 
+    def goes_back(self, offset: int) -> bool:
+        """Return if byte `offset` is in a file that comes before the file of an earlier byte."""
+        files = [file for file, begin, end, start in self._parts if start <= offset and begin < end]
+        return files[-1] < max(files)
+
     def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
         """Return what a cursor keeps to find byte `offset` again.
 

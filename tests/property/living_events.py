@@ -49,6 +49,12 @@ class LivingEvents:
         self.highest = max(self.highest, self.step)
         self._add(self.files[-1], scalar(tag, self.step, value, self._tick()))
 
+    def log_before(self, tag: str, back: int) -> None:
+        """Log a value that was never seen before, `back` steps behind, into the file before the newest one."""
+        step, then = max(self.step - back, 0), self._tick()
+        self.highest = max(self.highest, step)
+        self._add(self.files[-2], scalar(tag, step, 1000 + self.clock, then))
+
     def add_scalars(self, curve: str, value: float) -> None:
         """Log a value as `add_scalars` does: in a folder of the curve, whose file goes on beside the others."""
         file = self.path / f"both_{curve}" / f"events.out.tfevents.{int(CREATED_S)}.host.1.{curve}"

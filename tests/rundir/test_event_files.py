@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT
@@ -29,7 +29,7 @@ from bridge.rundir.resume import open_table
 from tests.pictures import png
 from tests.run_dirs import write_sidecar
 from tests.rundir.event_writing import START, age, append, picture, record, scalar, version, write_events
-from tests.rundir.targets import Row, Target, look, rising, series_of
+from tests.rundir.targets import Points, Row, Target, look, rising, series_of
 from tests.rundir.targets import expected as expected_points
 
 PICTURE = b"a picture" * 20
@@ -549,3 +549,49 @@ def test_any_history_ends_as_one_clean_read(
     assert target.points == expected_points(rows)
     assert replaces or rising(target.events)
     assert json.loads(target.text or "")["rows"] == len(rows)
+
+
+def values_of(points: Points) -> dict[tuple[str, int], list[str]]:
+    """Return points without their times."""
+    return {place: [value for _, value in found] for place, found in points.items()}
+
+
+records_or_exports = st.lists(
+    st.one_of(
+        st.none(),
+        st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.integers(0, 4), st.sampled_from([0.0, 1.0, math.nan])),
+    ),
+    max_size=10,
+)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@given(history=records_or_exports, limit=st.sampled_from([1, 3, 1000]), is_unique=st.booleans())
+@example(history=[(1, "b", 1, 0.0), None, (0, "b", 1, 1.0)], limit=1000, is_unique=False)
+@example(history=[(1, "b", 1, 0.0), None, (0, "b", 1, 1.0), None, (1, "b", 1, 1.0)], limit=1, is_unique=False)
+@settings(max_examples=60, deadline=None)
+def test_files_that_grow_side_by_side_end_as_one_clean_read(
+    replaces: bool, history: list[tuple[int, str, int, float] | None], limit: int, is_unique: bool
+) -> None:
+    """In whatever order files grow and are exported, their order decides which values count.
+
+    Of equal values in two files the target has the time of either. None in the history is an export.
+    """
+    logged: list[list[Row]] = [[], [], []]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        target = Target(ReadOptions(ordered=not replaces, replaces=replaces, limit=limit))
+        paths = [write_events(folder, number, [("first", 0, 1.0, START + number)]) for number in range(3)]
+        for place, line in enumerate([*history, None]):
+            if line is None:
+                age(folder, 4000.0 - place)
+                target.export(folder)
+                continue
+            number, tag, step, value = line
+            row = Row(step, START + 9 + place, {tag: place + 0.5 if is_unique else value})
+            append(paths[number], scalar(tag, step, float(row.cells[tag]), row.time))
+            logged[number].append(row)
+    first = [Row(0, START, {"first": 1.0})]
+    points = expected_points([*first, *logged[0], *logged[1], *logged[2]])
+    assert target.points == points if is_unique else values_of(target.points) == values_of(points)
+    assert replaces or rising(target.events)

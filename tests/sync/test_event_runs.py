@@ -15,6 +15,7 @@ from bridge.sync.export import Options, export_runs
 from bridge.sync.select import Selection
 from bridge.sync.verify import verify_runs
 from tests.cli.calling import call
+from tests.exporters.tensorboard.event_files import file_of, rows
 from tests.memory_exporter import MemoryExporter
 from tests.pictures import png
 from tests.rundir.event_writing import START, age, append, picture, scalar, write_events
@@ -119,6 +120,26 @@ def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
     report = export_runs([logs / "version_0"], exporter)
     assert [(line.run_id, line.points, line.media) for line in report.runs] == [("version_0", 12, 3)]
     assert [str(line.verdict) for line in verify_runs([logs / "version_0"], exporter).runs] == ["="]
+
+
+def test_a_file_beside_leaves_the_order_of_each_metric(tmp_path: Path) -> None:
+    """If an older file grew beside that of `add_scalars`, each metric's records are appended in their order."""
+    run_dir = tmp_path / "resnet"
+    oldest = write_events(run_dir, 0, [("loss", 0, 0.5, START)])
+    write_events(run_dir / "both_a", 1, [("both", 0, 0.25, START + 1)])
+    age(tmp_path)
+
+    def exported(name: str) -> Path:
+        assert export_runs([run_dir], find_exporter("tensorboard")(logdir=tmp_path / name)).exit_code == 0
+        return file_of(tmp_path / name / "resnet", "scalars")
+
+    before = exported("logs").read_bytes()
+    append(oldest, scalar("loss", 1, 0.25, START + 2), scalar("loss", 2, 0.125, START + 3))
+    age(tmp_path, 3000)
+    assert exported("logs").read_bytes().startswith(before)
+    kept, clean = (sorted(rows(exported(name)), key=lambda row: list(row[2])) for name in ("logs", "clean"))
+    assert kept == clean
+    assert [step for step, *_ in kept] == [0, 0, 1, 2]
 
 
 def test_mlflow_holds_them(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
