@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -115,6 +115,26 @@ def test_postgresql_holds_each_value_bit_for_bit(
         (key, *row) for key in keys for row in zip(range(9), steps, (value.hex() for value in values), strict=True)
     ]
     assert (len(table(uri, "metrics", ours)), held) == (len(wanted), set(wanted))
+
+
+def test_many_metrics_take_few_statements(database: Database) -> None:
+    """Each statement takes the time to the server and back, which may be far."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    points = [KeyRows.of(f"m{number}", [START_MS], [0], [0.5]) for number in range(1000)]
+    ours = make_run(database)
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        database.write(ours, RunUpdate("c0", points, tags={Tag.CURSOR: "c1"}))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len(statements) < 30
 
 
 def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri: str) -> None:
