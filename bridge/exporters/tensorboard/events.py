@@ -143,11 +143,14 @@ def encode_block(block: Block, tags: Sequence[bytes]) -> Iterator[NDArray[np.uin
             values = block.values[:, part].astype("<f4")
         # A negative step is written as the large unsigned number with the same 64 bits.
         steps = block.step[part].astype(np.int64).view(np.uint64)
+        held = present.any(axis=1)
         filled = present.any(axis=0)
-        if filled.all():
-            yield encode_rows(tags, steps, block.time[part], values, present)
-        elif filled.any():
-            yield encode_rows(tags, steps[filled], block.time[part][filled], values[:, filled], present[:, filled])
+        if not (held.all() and filled.all()):  # most rows of a table with thousands of metrics hold a few of them
+            places = np.ix_(held, filled)
+            present, values, steps = present[places], values[places], steps[filled]
+        if present.size:
+            here = [tags[index] for index in np.flatnonzero(held).tolist()]
+            yield encode_rows(here, steps, block.time[part][filled], values, present)
 
 
 def encode_rows(
@@ -157,7 +160,7 @@ def encode_rows(
     values: NDArray[np.float32],
     present: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
-    """Return the records of n rows with at least one value each; `values` and `present` are (k, n)."""
+    """Return the records of n rows of k metrics; `values` and `present` are (k, n). Each row and metric has a value."""
     import google_crc32c
 
     step_widths = _varint_widths(steps)
@@ -208,10 +211,9 @@ def encode_rows(
     for prefix, size, held, end, column in zip(prefixes, sizes.tolist(), present, ends, values, strict=True):
         rows = slice(None) if is_even else np.flatnonzero(held)
         places = (firsts + end)[rows]
-        if len(places):  # without any, the prefix may be longer than the buffer
-            put("<f4", places - 4, column[rows])
-            if not is_even:
-                put(f"V{len(prefix)}", places - size, np.void(prefix))
+        put("<f4", places - 4, column[rows])
+        if not is_even:
+            put(f"V{len(prefix)}", places - size, np.void(prefix))
     data = buffer.tobytes()
     messages = map(data.__getitem__, map(slice, (starts + HEADER).tolist(), (stops - FOOTER).tolist()))
     checksums = np.fromiter(map(google_crc32c.value, messages), np.int64, len(stops))

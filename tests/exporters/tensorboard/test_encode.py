@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from bridge.errors import MissingExtraError
+from bridge.exporters.tensorboard import events
 from bridge.exporters.tensorboard.events import (
     encode_block,
+    encode_rows,
     frame,
     masked_crc32c,
     need_tensorboard,
@@ -88,6 +90,21 @@ def test_tensorboard_without_the_rest_of_its_extra_is_an_error(monkeypatch: pyte
     with pytest.raises(MissingExtraError) as caught:
         need_tensorboard()
     assert caught.value.hint == 'pip install "registry-bridge[tensorboard]"'
+
+
+def test_metrics_without_a_value_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of metrics only those that some of the rows hold are laid out: each costs calls of numpy."""
+    rng = np.random.default_rng(0)
+    block = random_block(rng, 40, 20_000, 1e-4, (0, 1000))
+    laid_out = []
+
+    def watched(tags: list[bytes], *columns: Any) -> NDArray[np.uint8]:
+        laid_out.append(len(tags))
+        return encode_rows(tags, *columns)
+
+    monkeypatch.setattr(events, "encode_rows", watched)
+    assert encoded(block)
+    assert sum(laid_out) <= block.points
 
 
 @pytest.mark.parametrize("copies", [1, 100])
