@@ -7,12 +7,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.files import Refused, fingerprint, inside, open_plain
+from bridge.files import SETTLED_S, Refused, inside, open_plain
 from bridge.model import SkippedFolder
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 from bridge.rundir.header import read_layout
@@ -61,7 +62,8 @@ class RunListing(NamedTuple):
     """A run directory as a walk found it.
 
     `names` are those of its sidecar.json, metrics.csv and OWN_FOLDERS, if they are there, and of its event files. If it
-    holds other folders, these may belong to its event files, which are not named then, and `fingerprint` is "".
+    holds other folders, these may belong to its event files, which are not named then. With them, or with links to
+    folders, which count if it is no run any more, `fingerprint` is "".
     """
 
     path: str
@@ -97,7 +99,7 @@ def walk(
     knows as a run by its path and names.
 
     `listings` holds the fingerprint and names of run directories that an earlier walk found. A folder that still has
-    this fingerprint is not listed: making or deleting anything in a folder changes its mtime.
+    this fingerprint is not listed: making or deleting anything in a folder changes its times.
     """
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
@@ -107,7 +109,7 @@ def walk(
             continue
         seen.add(folder)
         before, *files = (listings or {}).get(folder, ("",))
-        now = "" if listings is None else fingerprint([folder]) or ""
+        now = "" if listings is None else _fingerprint(folder)
         folders: dict[str, str] = {}
         links: dict[str, str] = {}
         try:
@@ -127,7 +129,7 @@ def walk(
             follow = False
             for name in OWN_FOLDERS:
                 folders.pop(name, None)
-            yield RunListing(folder, names, "" if folders else now)
+            yield RunListing(folder, names, "" if folders or links else now)
             if folders and has_events:
                 folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
         elif "metrics.csv" in files or has_events:
@@ -233,6 +235,17 @@ def _identity(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _fingerprint(folder: str) -> str:
+    """Return a text that differs if anything was made or deleted in `folder`; "" if this was a moment ago.
+
+    The ctime tells it where the mtime was set back, as `rsync -a` and `tar` do.
+    """
+    found = lstat(folder)
+    if found is None or found.st_mtime > time.time() - SETTLED_S:
+        return ""
+    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}.{found.st_ctime_ns}"
 
 
 def _listing(folder: str) -> tuple[list[str], dict[str, str], dict[str, str]]:

@@ -169,6 +169,27 @@ def test_a_run_directory_is_listed_again_only_if_something_was_made_in_it(runs: 
     assert listed_and_opened() == ["group", "stocks"]
 
 
+def test_what_comes_into_a_folder_with_an_old_time_is_found(runs: Path) -> None:
+    """A sidecar is found although the folder keeps its time, as `rsync -a` does, and its size."""
+    run = runs / "lost"
+    (run / "sidecar_json").write_text((runs / "killed/sidecar.json").read_text())
+    os.utime(run, (CREATED_S, CREATED_S))
+    assert [run.name for run in open_registry(runs)].count("lost") == 1
+    (run / "sidecar_json").rename(run / "sidecar.json")
+    os.utime(run, (CREATED_S, CREATED_S))
+    assert counts(open_registry(runs)) == (4, 1, 3, 0, 0)
+
+
+def test_links_in_a_folder_that_is_no_run_any_more_lead_to_runs(runs: Path) -> None:
+    """A metrics.csv that is rewritten in place makes no run any more; so a link beside it is followed."""
+    make_run(runs.parent / "far/inner")
+    (runs / "lost/far").symlink_to(runs.parent / "far")
+    os.utime(runs / "lost", (CREATED_S, CREATED_S))
+    assert [len(open_registry(runs)) for _ in range(2)] == [4, 4]
+    (runs / "lost/metrics.csv").write_text("acc\n1\n")
+    assert sorted(run.name for run in open_registry(runs)) == ["inner", "killed", "ours", "stock"]
+
+
 def test_full_reads_all(runs: Path) -> None:
     """--full reads every run again and forgets what is gone."""
     open_registry(runs)
