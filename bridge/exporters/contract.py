@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class TargetMedia(msgspec.Struct, frozen=True, eq=False):
     """A picture, video or other file in a target; `digest` is the hexadecimal sha256 of its bytes.
 
-    `time` is seconds since the epoch, None if the target stores no time for it.
+    `caption` is None if the target cannot tell it. `time` is seconds since the epoch, None if the target stores no time
+    for it.
     """
 
     tag: str

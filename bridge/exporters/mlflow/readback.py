@@ -161,7 +161,7 @@ class RunReader:
                 if place is not None:
                     plain, step, index = place
                     tag = self._names.get("media", {}).get(plain, plain)
-                    yield TargetMedia(tag, step, index, _digest_of(file), captions.get((tag, step, index)))
+                    yield TargetMedia(tag, step, index, _digest_of(file), captions.get((tag, step, index), ""))
 
     def _tag_mismatches(self) -> list[Mismatch]:
         """Return the bridge's own tags that are no longer as they were written."""

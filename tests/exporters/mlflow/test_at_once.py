@@ -98,6 +98,18 @@ def test_a_table_that_cannot_be_read_is_made_from_all_media(
     check_whole(store, run)
 
 
+def test_a_caption_that_is_lost_is_a_difference(store: Store, tmp_path: Path) -> None:
+    """An export that is killed beside another one may leave an older table."""
+    run = LivingRun(tmp_path / "run")
+    add_pictures(run)
+    export_runs([run.path], store.exporter())
+    (file,) = tmp_path.glob("mlartifacts/*/*/artifacts/bridge/captions.json")
+    table = json.loads(file.read_bytes())
+    file.write_text(json.dumps(table | {"data": table["data"][1:]}))
+    (check,) = verify_runs([run.path], store.exporter()).runs
+    assert (str(check.verdict), check.differences.count) == ("*", 1)
+
+
 def test_a_local_artifact_is_replaced_at_one_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that stops while it stores a file leaves the old one whole, and nothing beside it."""
     folder, source = tmp_path / "run" / "artifacts", tmp_path / "model.ckpt"

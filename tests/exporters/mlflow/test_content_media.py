@@ -105,7 +105,7 @@ def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store
     assert store.files("media/vid") == ["media/vid/eo/00000009_0.mp4"]
     digest = hashlib.sha256(png).hexdigest()
     assert held == [
-        ("odd ~tag#1+é", 7, 2, digest, None),
+        ("odd ~tag#1+é", 7, 2, digest, ""),
         ("val/samples", 5, 0, digest, "a cat"),
         ("vid/eo", 9, 0, hashlib.sha256(b"\0\0\0\x18ftypmp42").hexdigest(), "run"),
     ]
