@@ -24,7 +24,7 @@ from bridge.sync.export import Options, export_runs
 from tests.environments import installed
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import plugin_folder
-from tests.live.test_versions import OLD_MLFLOW
+from tests.live.test_versions import MLFLOWS
 from tests.pictures import encoded, film, log_image
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 from tests.servers import viewing
@@ -112,11 +112,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def view(runs: Path, *options: str, python: Path | str = sys.executable, **environment: str) -> Iterator[Site]:
+def view(
+    runs: Path, *options: str, python: Path | str = sys.executable, version: str = "", **environment: str
+) -> Iterator[Site]:
     """Yield the site that `bridge view` shows."""
     with viewing(runs.parent, runs, "--to", "mlflow", *options, python=python, **environment) as (link, _):
-        old = bool(environment)
-        yield Site(link.partition("/#/")[0], runs.parent / f"shots{'-old' * old}", is_old=old)
+        yield Site(link.partition("/#/")[0], runs.parent / f"shots{version}", is_old=version.startswith("2."))
 
 
 @contextlib.contextmanager
@@ -139,21 +140,21 @@ def live(runs: Path) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(
-    scope="module",
-    params=["live", "exported", pytest.param("2.22", marks=[pytest.mark.compat, pytest.mark.timeout(1200)])],
-)
+IN_OLD_MLFLOW = [pytest.param(version, marks=[pytest.mark.compat, pytest.mark.timeout(1200)]) for version in MLFLOWS]
+
+
+@pytest.fixture(scope="module", params=["live", "exported", IN_OLD_MLFLOW[0]])
 def server(request: pytest.FixtureRequest, runs: Path, sqlite_template: Path) -> Iterator[Site]:
-    """Return the view of the run directories, a server on their export, or the view by the oldest MLflow."""
+    """Return the view of the run directories, a server on their export, or the view by an older MLflow."""
     if request.param == "live":
         yield request.getfixturevalue("live")
     elif request.param == "exported":
         with exported(runs, sqlite_template) as site:
             yield site
     else:
-        python = installed(f"mlflow-{request.param}", OLD_MLFLOW) / "python"
+        python = installed(f"mlflow-{request.param}", MLFLOWS[request.param]) / "python"
         path = f"{Path(__file__).parents[2]}:{plugin_folder(runs.parent)}"
-        with view(runs, "--best", BEST, python=python, PYTHONPATH=path) as site:
+        with view(runs, "--best", BEST, python=python, version=request.param, PYTHONPATH=path) as site:
             yield site
 
 
@@ -194,7 +195,7 @@ def _shown(page: Page, site: Site) -> list[str]:
     return sorted(name for name in site.runs if page.get_by_role("link", name=name, exact=True).count())
 
 
-@pytest.mark.parametrize("server", ["live", "exported"], indirect=True)  # MLflow 2 cannot open it
+@pytest.mark.parametrize("server", ["live", "exported", *IN_OLD_MLFLOW], indirect=True)
 def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
     """The saved view shows the best metric and the params as columns, sorts the best run first, and has charts."""
     page.set_viewport_size({"width": 1800, "height": 900})

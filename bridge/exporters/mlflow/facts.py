@@ -92,6 +92,9 @@ class Tag:
     ARTIFACTS = "mlflow.loggedArtifacts"  # the tables that the page shows
 
 
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""The tag of an experiment of trainings. Without it MLflow's page guesses, asks, and opens no saved view meanwhile."""
+
 _NEWEST = "mlflow.bridge.newest."
 _VISIBLE = {f"bridge.{name}" for name in ("checkpoint", "command", "host", "restarts", "slurm", "status", "time")}
 

@@ -149,14 +149,21 @@ class LiveStore(AbstractStore):
         known = [] if view_type == entities.ViewType.DELETED_ONLY else self._experiments().values()
         found = SearchExperimentsUtils.filter([self._experiment_entity(each, {}) for each in known], filter_string)
         found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
-        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
+        page, token = SearchUtils.paginate(found, page_token, max_results)
+        if _IS_MLFLOW_2:  # its page takes the saved view from here
+            until = time.monotonic() + READ_SECONDS
+            page = [self._with_view(found.experiment_id, until) for found in page]
+        return PagedList(page, token)
 
     def get_experiment(self, experiment_id: str) -> entities.Experiment:
         """Return one experiment with its saved view."""
+        return self._with_view(experiment_id, time.monotonic() + READ_SECONDS)
+
+    def _with_view(self, experiment_id: str, until: float) -> entities.Experiment:
         runs = self._experiments().get(str(experiment_id))
         if runs is None:
             raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
-        view = self.live.runs().keep(f"view {experiment_id}", lambda: self._view(runs), within=READ_SECONDS)
+        view = self.live.runs().keep(f"view {experiment_id}", lambda: self._view(runs, until), within=READ_SECONDS)
         return self._experiment_entity(runs, {VIEW_TAG: view})
 
     def get_experiment_by_name(self, experiment_name: str) -> entities.Experiment | None:
@@ -164,12 +171,14 @@ class LiveStore(AbstractStore):
         experiment_id = live_experiment_id(experiment_name)
         return self.get_experiment(experiment_id) if experiment_id in self._experiments() else None
 
-    def _view(self, runs: Sequence[LiveRun]) -> str:
+    def _view(self, runs: Sequence[LiveRun], until: float) -> str:
         newest = sorted((run for run in runs if not _is_parent(run)), key=lambda run: -run.record.start)
-        return saved_view(list(map(FoundRun.of, self._entities(newest[:_VIEW_RUNS]))), shown_bests(self._content))
+        return saved_view(
+            list(map(FoundRun.of, self._entities(newest[:_VIEW_RUNS], until))), shown_bests(self._content)
+        )
 
     def _experiment_entity(self, runs: Sequence[LiveRun], tags: Mapping[str, str]) -> entities.Experiment:
-        tags = {"mlflow.experimentKind": "custom_model_development", **tags}
+        tags = facts.EXPERIMENT_KIND | tags
         return entities.Experiment(
             experiment_id=_experiment_id(runs[0]),
             name=runs[0].kept["experiment"],
@@ -203,7 +212,7 @@ class LiveStore(AbstractStore):
         ]
         found = SearchUtils.sort(SearchUtils.filter(found, filter_string), order_by)
         page, token = SearchUtils.paginate(found, page_token, max_results)
-        return self._entities([searched.run for searched in page]), token
+        return self._entities([searched.run for searched in page], time.monotonic() + READ_SECONDS), token
 
     def find_metric(self, run: LiveRun, key: str, default: float | None = None) -> float | None:
         """Return the last value of a metric, for a search."""
@@ -248,9 +257,8 @@ class LiveStore(AbstractStore):
         """Return one run as its directory is now."""
         return self._entity(self.find_run(run_id))
 
-    def _entities(self, runs: Sequence[LiveRun]) -> list[entities.Run]:
-        """Return runs for a table: after READ_SECONDS the rest is as the records say."""
-        until = time.monotonic() + READ_SECONDS
+    def _entities(self, runs: Sequence[LiveRun], until: float) -> list[entities.Run]:
+        """Return runs for a table: after `until`, a time of the monotonic clock, the rest is as the records say."""
         return self.live.map(lambda run: self._entity(run, until), runs)
 
     def _entity(self, run: LiveRun, until: float = math.inf) -> entities.Run:
@@ -288,7 +296,7 @@ class LiveStore(AbstractStore):
         """Return the summary of a sweep's children that an export gives their parent."""
 
         def summary() -> ParentSummary:
-            children = list(map(FoundRun.of, self._entities(run.kept["children"])))
+            children = list(map(FoundRun.of, self._entities(run.kept["children"], time.monotonic() + READ_SECONDS)))
             return ParentSummary.of(children, shown_bests(self._content))
 
         return run.keep("summary", summary, within=READ_SECONDS)

@@ -1,6 +1,7 @@
 """A saved view in each experiment: the columns of MLflow's table of runs that tell the runs apart.
 
-MLflow keeps a shared view as an experiment tag. Its pages read it from 2.22 on.
+MLflow keeps a shared view as an experiment tag, in JSON. The pages of MLflow 3.15 and later read the field `state`, in
+which the view is packed. Those of earlier versions read plain fields beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,24 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 DIGEST_TAG = "mlflow.bridge.view"
 """The experiment tag with the digest of the view as the bridge wrote it. Another view is somebody's own."""
 
+_PAGE_DEFAULTS = {
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsVisibilityMap": {},
+    "runsHiddenMode": "FIRST_10_RUNS",
+    "viewMaximized": False,
+    "runListHidden": False,
+    "isAccordionReordered": False,
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+    "groupBy": None,
+    "groupsExpanded": {},
+    "autoRefreshEnabled": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+}
+"""What a view leaves as it is at first. Without any of these, the page of MLflow before 3.15 fails."""
+
 _MOST_METRICS = 4
 _MOST_PARAMS = 5
 
@@ -47,7 +66,7 @@ def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
     if not runs:
         return None
     bests = bests_of(runs)
-    if held is not None and _state_of(held) == view_state(runs, bests):
+    if held is not None and page_state(runs, bests).items() <= json.loads(held).items():
         return None
     view = saved_view(runs, bests)
     try:
@@ -65,13 +84,14 @@ def has_view(tags: Mapping[str, str]) -> bool:
 def saved_view(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> str:
     """Return the saved view of an experiment with these runs, as MLflow keeps it in a tag."""
     starts = [run.start for run in runs if run.start is not None] or [0]
-    packed = base64.b64encode(zlib.compress(json.dumps(view_state(runs, bests)).encode(), 9)).decode()
+    state = page_state(runs, bests)
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     view = {"name": "bridge", "createdAt": min(starts), "updatedAt": max(starts), "state": f"deflate;{packed}"}
-    return json.dumps(view)
+    return json.dumps(view | state)
 
 
-def view_state(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, Any]:
-    """Return the state of MLflow's table: the best metrics, the params that differ, and the status if it says more.
+def page_state(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, Any]:
+    """Return the state of MLflow's page: the best metrics, the params that differ, and the status if it says more.
 
     `bests` are the metrics that `--best` names. The table is sorted by the first of them, else by the start.
     """
@@ -85,7 +105,7 @@ def view_state(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, 
     if any(Tag.STATUS in run.tags for run in runs):
         columns.append(f"tags.`{Tag.STATUS}`")
     first = next(iter(bests), None)
-    return {
+    return _PAGE_DEFAULTS | {
         "orderByKey": f"metrics.`{first}`" if first is not None else "attributes.start_time",
         "orderByAsc": first is not None and bests[first] < 0,
         "selectedColumns": columns,
@@ -142,11 +162,3 @@ def _differing_params(runs: Sequence[FoundRun]) -> list[str]:
             values[key] = {run.params.get(key) for run in runs}
     differing = [key for key, found in values.items() if len(found) > 1 and found - {None} != {MASK}]
     return sorted(differing, key=lambda key: (len(values[key]), key))
-
-
-def _state_of(view: str) -> Any:
-    """Return the state in a saved view, None if it cannot be read."""
-    try:
-        return json.loads(zlib.decompress(base64.b64decode(json.loads(view)["state"].removeprefix("deflate;"))))
-    except (ValueError, KeyError, TypeError, zlib.error):
-        return None

@@ -21,6 +21,7 @@ from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefused
 from bridge.exporters.contract import TargetState
 from bridge.exporters.mlflow.address import Address, hide_credentials
 from bridge.exporters.mlflow.facts import (
+    EXPERIMENT_KIND,
     STATUSES,
     TAG_LIMIT,
     Tag,
@@ -458,7 +459,7 @@ class MlflowStore:
                     self.notes.append(f"The experiment {name!r} is now called {found.name!r}.")
             if found is None and create:
                 artifacts = self._artifact_location(name)
-                found = self.api.create_experiment(name, artifacts, tags={Tag.EXPERIMENT: name})
+                found = self.api.create_experiment(name, artifacts, tags={Tag.EXPERIMENT: name} | EXPERIMENT_KIND)
             if found is not None and name not in self._experiments:
                 self._experiments[name] = self._checked(found)
             return found

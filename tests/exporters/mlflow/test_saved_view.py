@@ -32,10 +32,12 @@ def tags_of(store: Store) -> dict[str, str]:
 
 
 def view_of(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the view and its state."""
+    """Return the view and its state, which it also holds unpacked, as older versions of MLflow read it."""
     view = json.loads(tags_of(store)[VIEW])
     packed = view.pop("state").removeprefix("deflate;")
-    return view, json.loads(zlib.decompress(base64.b64decode(packed)))
+    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert {key: view.pop(key) for key in state} == state
+    return view, state
 
 
 def export(store: Store, number: int, content: ContentOptions = BEST, **fields: Any) -> Any:
@@ -60,6 +62,20 @@ def test_columns_are_the_best_the_params_that_differ_and_the_status(any_store: S
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
 
 
