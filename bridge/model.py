@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr, replace
 from bridge.errors import NewerFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -198,6 +198,13 @@ class Block(msgspec.Struct, frozen=True, eq=False):
             self.values[:, chosen],
             self.present[:, chosen],
         )
+
+    def series(self) -> Iterator[Series]:
+        """Yield the points of each metric, in the order of the rows."""
+        is_full = self.present.all()
+        for name, present, values in zip(self.names, self.present, self.values, strict=True):
+            chosen = slice(None) if is_full else present
+            yield Series(name, self.step[chosen], self.time[chosen], values[chosen])
 
     def where(self, present: NDArray[np.bool_]) -> Block | None:
         """Return a block with these points only; None if there are none."""

@@ -27,7 +27,7 @@ def model_registry(store_uri: str, tracking_uri: str | None = None) -> Any:
 
 def artifact_repository(artifact_uri: str, *_args: Any, **_keywords: Any) -> Any:
     """Return the artifact repository for `registry:///RUNS`."""
-    from bridge.exporters.mlflow.live_files import LiveArtifacts
+    from bridge.exporters.mlflow.live import LiveArtifacts
 
     return LiveArtifacts(artifact_uri, tracking_store(artifact_uri))
 

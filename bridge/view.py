@@ -47,6 +47,21 @@ def free_port(wanted: int | None, *, usual: int, host: str = "127.0.0.1") -> int
     raise UsageError(f"Port {wanted} is taken.", hint="Leave out --port to use a free one.")
 
 
+LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
+"""The names under which a machine reaches itself alone."""
+
+
+def host_names(host: str) -> set[str]:
+    """Return the names, in lower case, under which browsers may ask a server at `host`."""
+    others = () if host in LOCAL_NAMES else (host, socket.gethostname(), socket.getfqdn())
+    return {*LOCAL_NAMES, *map(str.lower, others)}
+
+
+def page_address(host: str, port: int) -> str:
+    """Return the address of a page at `host`."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
 def tunnel(port: int) -> str:
     """Return the ssh command that makes `port` of this machine reachable from the user's own."""
     named = socket.getfqdn()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +86,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name
 
 @contextlib.contextmanager
 def viewing(
-    folder: Path, *words: object, python: Path | str = sys.executable, **environment: str
+    folder: Path,
+    *words: object,
+    python: Path | str = sys.executable,
+    stderr: IO[str] | None = None,
+    **environment: str,
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `bridge view` with these words in `folder` while the block runs; yield its address and its process.
 
@@ -94,7 +98,7 @@ def viewing(
     """
     command = [str(python), "-m", "bridge", "view", *map(str, words), "--no-open"]
     given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
-    with subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip(), process

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.exporters.contract": {*WORDS, "bridge.live"},
     "bridge.exporters.mlflow": {*WORDS, "bridge.exporters.contract", "bridge.live", "bridge.view", "logger.sidecar"},
     "bridge.plugins": {"bridge.exporters.mlflow", "bridge.live", "bridge.rundir", "bridge.sync"},
-    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters.contract", "bridge.live", "logger.files"},
+    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters.contract", "bridge.live", "bridge.view", "logger.files"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
     "bridge.demo": {*WORDS, "logger"},
     "bridge.sync": {

@@ -107,6 +107,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         seconds = max(0.0, (self.last_alive if self.end is None else self.end) - self.start)
         return None if self.start_estimated and not seconds else seconds
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics that summary.json and the sidecar know."""
+        return tuple(dict.fromkeys((*self.stats, *self.summary)))
+
     def metric(self, name: str, stat: str = "last") -> float | None:
         """Return a statistic of a metric, `last` for its last value; None if it is unknown."""
         if stat == "last" and name in self.summary:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.rundir.discover import discover, runs_within
+from bridge.rundir.discover import discover, file_stamp, runs_within
 from bridge.rundir.run import read_run
 from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
-    from bridge.rundir.media import media_stamp, read_media
+    from bridge.rundir.media import read_media
     from bridge.rundir.series import count_points, read_points, read_small, read_summary
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "ReadOptions",
     "count_points",
     "discover",
-    "media_stamp",
+    "file_stamp",
     "read_delta",
     "read_media",
     "read_points",
@@ -35,7 +35,6 @@ __all__ = [
 _LATER = {
     "ReadOptions": "deltas",
     "read_delta": "deltas",
-    "media_stamp": "media",
     "read_media": "media",
     "count_points": "series",
     "read_points": "series",

@@ -229,6 +229,13 @@ def stamp(run_dir: Path | str) -> Stamp:
     return found
 
 
+def file_stamp(run_dir: str, kind: str, name: str) -> tuple[object, ...]:
+    """Return what stat says of the file `name` of a run, or of its event files; () if there are none."""
+    if kind == "TensorBoardLogger":
+        return stamp(run_dir)[len(FILES) :]
+    return _identity(f"{run_dir}{os.sep}{name}") or ()
+
+
 def _identity(path: str) -> tuple[int, int, int] | None:
     try:
         found = os.stat(path)

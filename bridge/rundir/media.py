@@ -28,7 +28,6 @@ from bridge.files import (
     shortened,
 )
 from bridge.model import MediaEvent, MediaType, Notice, NoticeKind, RunFile
-from bridge.rundir.discover import FILES, stamp
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.header import bytes_digest
 from bridge.rundir.resume import Changed, open_table
@@ -59,17 +58,6 @@ class MediaDelta:
     offset: int = 0
     digest: str = ""
     stat: tuple[int, int] = (0, 0)
-
-
-def media_stamp(run_dir: str, kind: str) -> tuple[object, ...]:
-    """Return what stat says of the file with the media of a run, or of its event files; () if there are none."""
-    if kind == "TensorBoardLogger":
-        return stamp(run_dir)[len(FILES) :]
-    try:
-        found = os.stat(f"{run_dir}{os.sep}media.jsonl")  # noqa: PTH116 - called for thousands of runs
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns
 
 
 def read_media(run: Run, cursor: Cursor | None, *, until: Cursor | None = None) -> MediaDelta:

@@ -68,15 +68,7 @@ def read_small(run: Run, content: ContentOptions) -> dict[str, Series] | None:
     block = ReadState.begin(run, content).select(parts[0]) if len(parts) == 1 else None
     if block is None or not (np.diff(block.step) > 0).all():
         return None
-    if block.present.all():
-        return {
-            name: Series(name, block.step, block.time, values)
-            for name, values in zip(block.names, block.values, strict=True)
-        }
-    return {
-        name: Series(name, block.step[present], block.time[present], values[present])
-        for name, present, values in zip(block.names, block.present, block.values, strict=True)
-    }
+    return {series.name: series for series in block.series()}
 
 
 def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = None) -> tuple[dict[str, int], int]:

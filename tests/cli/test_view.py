@@ -87,6 +87,19 @@ def test_a_start_walks_the_folders_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path for path in listed if path.startswith(str(runs))] == [str(runs), str(runs / "a")]
 
 
+@pytest.mark.parametrize("target", ["tensorboard", "mlflow"])
+def test_another_host_is_a_warning(tmp_path: Path, target: str) -> None:
+    """With --host the page listens for other machines, and a warning says who can see the runs."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    with (tmp_path / "said").open("w+") as said:
+        words = (tmp_path / "runs", "--to", target, "--host", "0.0.0.0")
+        with viewing(tmp_path, *words, stderr=said) as (address, _):
+            port = urlsplit(address).port
+            urllib.request.urlopen(f"http://{socket.gethostname()}:{port}/", timeout=30).close()
+        said.seek(0)
+        assert "! Every machine that can reach 0.0.0.0 can see the runs." in said.read()
+
+
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
     """The link opens the experiment's runs, and the server ends with the command.
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge import plugins
-from bridge.live import core
+from bridge import live, plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,5 +17,5 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test its own cache, and let each look wait for a scan."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     for name, value in {"SCAN_PERIOD": 0.0, "SCAN_PAUSE": 0.0, "STALE_AFTER": -1.0, "SCAN_WAIT": 30.0}.items():
-        monkeypatch.setattr(core, name, value)
+        monkeypatch.setattr(live, name, value)
     plugins.shared_store.cache_clear()

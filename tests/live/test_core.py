@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge import live as live_module
 from bridge.errors import UsageError
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.live import LiveOptions, LiveRuns
-from bridge.live import core as live_core
 from bridge.options import ContentOptions
 from bridge.registry import store
 from bridge.rundir import read_run
@@ -71,7 +71,7 @@ def test_the_newest_row_of_a_running_run_is_shown(tmp_path: Path) -> None:
 
 def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first request scans; later ones get the last list while a scan runs, and soon the new one."""
-    monkeypatch.setattr(live_core, "STALE_AFTER", 60.0)
+    monkeypatch.setattr(live_module, "STALE_AFTER", 60.0)
     path = make_run(tmp_path / "runs" / "a", ROW)
     live = live_runs(tmp_path / "runs")
     before = only(live)
@@ -92,10 +92,10 @@ def test_a_slow_scan_delays_no_request_twice(tmp_path: Path, monkeypatch: pytest
     make_run(tmp_path / "runs" / "a", ROW)
     live = live_runs(tmp_path / "runs")
     before = live.runs()
-    monkeypatch.setattr(live_core, "SCAN_WAIT", 0.2)
+    monkeypatch.setattr(live_module, "SCAN_WAIT", 0.2)
     hangs = threading.Event()
-    scan = live_core.open_registry
-    monkeypatch.setattr(live_core, "open_registry", lambda *root, **more: hangs.wait(60) and scan(*root, **more))
+    scan = live_module.open_registry
+    monkeypatch.setattr(live_module, "open_registry", lambda *root, **more: hangs.wait(60) and scan(*root, **more))
     began = time.monotonic()
     try:
         assert [live.runs() for _ in range(50)] == [before] * 50
@@ -129,14 +129,14 @@ def test_ids_follow_from_the_identity_alone(tmp_path: Path) -> None:
 
 def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit the least recently viewed runs leave memory and are read again on demand."""
-    monkeypatch.setattr(live_core, "SERIES_BYTES", 1800)
+    monkeypatch.setattr(live_module, "SERIES_BYTES", 1800)
     for name in "abc":
         make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
     live = live_runs(tmp_path / "runs")
     reads: list[str] = []
-    read_small = live_core.read_small
+    read_small = live_module.read_small
     monkeypatch.setattr(
-        live_core, "read_small", lambda run, *more: reads.append(run.path.name) or read_small(run, *more)
+        live_module, "read_small", lambda run, *more: reads.append(run.path.name) or read_small(run, *more)
     )
     for name in "abcca":
         run = next(run for run in live.runs().values() if run.record.run_id == name)
@@ -193,7 +193,7 @@ def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatc
     assert [event.caption for event in live.media(only(live))] == ["first"]
     log_image(path, 1, "b.png", png(2))
     assert [event.step for event in live.media(only(live))] == [0, 1]
-    monkeypatch.setattr(live_core, "read_media", None)
+    monkeypatch.setattr(live_module, "read_media", None)
     assert [event.step for event in live.media(only(live))] == [0, 1]
     assert live_runs(tmp_path / "runs", content=ContentOptions(media=False)).media(only(live)) == ()
 

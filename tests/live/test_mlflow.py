@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Metric, Run
 
-    from bridge.exporters.mlflow.live_files import LiveArtifacts
+    from bridge.exporters.mlflow.live import LiveArtifacts
 
 NOT_COMPARED = {
     "mlflow.bridge.sweep_notes",

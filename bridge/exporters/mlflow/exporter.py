@@ -22,7 +22,7 @@ from bridge.exporters.mlflow.store import ENDED_OTHERWISE, Candidates, Experimen
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import MlflowTarget
 from bridge.files import cache_dir
-from bridge.view import serve
+from bridge.view import page_address, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -220,10 +220,9 @@ class MlflowExporter(Exporter):
         if not naming.varies:
             page += f"/{live_experiment_id(naming.template)}/runs?workflowType=machine_learning"
             page += f"&viewStateShareKey={VIEW_KEY}"
-        address = f"[{host}]" if ":" in host else host
         interface = Interface(
-            address=f"http://{address}:{port}/{page}",
-            probe=f"http://{address}:{port}/health",
+            address=f"{page_address(host, port)}{page}",
+            probe=f"{page_address(host, port)}health",
             argv=_server_command(host, port),
             environment={**_SERVER_ENVIRONMENT, **live_environment(options, host)},
         )

@@ -92,7 +92,7 @@ class Tag:
     ARTIFACTS = "mlflow.loggedArtifacts"  # the tables that the page shows
 
 
-EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_KIND: Mapping[str, str] = {"mlflow.experimentKind": "custom_model_development"}
 """The tag of an experiment of trainings. Without it MLflow's page guesses, asks, and opens no saved view meanwhile."""
 
 _NEWEST = "mlflow.bridge.newest."
@@ -377,7 +377,7 @@ def _matches(name: str, globs: tuple[str, ...]) -> bool:
 # User tags: those of the sidecar
 
 _KEY_VALUE = re.compile(r"([A-Za-z0-9_.\-]+):(.*)", re.DOTALL)
-_RESERVED = ("mlflow.", "bridge.")
+RESERVED = ("mlflow.", "bridge.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +404,7 @@ class UserTags:
             else:
                 words[tag] = None
         names = [*joined, *(word for word in words if word not in joined)]
-        reserved = {name: f"tag.{name}" for name in names if name.startswith(_RESERVED)}
+        reserved = {name: f"tag.{name}" for name in names if name.startswith(RESERVED)}
         keys = keys_of(names, reserved, ignores_case=True)
         values = {keys[name]: ", ".join(joined[name]) if name in joined else "true" for name in names}
         return cls(values, keys)

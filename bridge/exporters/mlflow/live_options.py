@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
 from bridge.files import cache_dir
 from bridge.live import LiveOptions, digest_id
+from bridge.view import host_names
 
 VARIABLE = "BRIDGE_VIEW"
 """The environment variable with the LiveOptions as JSON. Without it the address of the store says what is shown."""
@@ -26,7 +26,8 @@ def split_address(address: str) -> tuple[str, str]:
 def live_environment(options: LiveOptions, host: str) -> dict[str, str]:
     """Return the environment in which MLflow's server shows the run directories of `options` at `host`."""
     store = f"registry://{quote(options.roots[0])}"
-    environment = {
+    names = [f"[{name}]" if ":" in name else name for name in sorted(host_names(host))]
+    return {
         VARIABLE: msgspec.json.encode(options).decode(),
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_REGISTRY_STORE_URI": store,
@@ -35,12 +36,9 @@ def live_environment(options: LiveOptions, host: str) -> dict[str, str]:
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
         # MLflow's server copies files that it makes or passes on into a temporary folder.
         "TMPDIR": str(cache_dir() / "view"),
+        # From 3.5 on MLflow refuses requests for other names than these. In a pattern, `[[]` is an opening bracket.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name},{name.replace('[', '[[]')}:*" for name in names),
     }
-    if host != "127.0.0.1":
-        # From 3.5 on MLflow refuses requests for other names than these.
-        names = dict.fromkeys(("localhost", "127.0.0.1", host, socket.gethostname(), socket.getfqdn()))
-        environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(f"{name},{name}:*" for name in names)
-    return environment
 
 
 def live_experiment_id(name: str) -> str:

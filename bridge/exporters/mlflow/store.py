@@ -459,7 +459,7 @@ class MlflowStore:
                     self.notes.append(f"The experiment {name!r} is now called {found.name!r}.")
             if found is None and create:
                 artifacts = self._artifact_location(name)
-                found = self.api.create_experiment(name, artifacts, tags={Tag.EXPERIMENT: name} | EXPERIMENT_KIND)
+                found = self.api.create_experiment(name, artifacts, tags={Tag.EXPERIMENT: name, **EXPERIMENT_KIND})
             if found is not None and name not in self._experiments:
                 self._experiments[name] = self._checked(found)
             return found

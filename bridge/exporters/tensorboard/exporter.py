@@ -35,6 +35,7 @@ from bridge.exporters.tensorboard.state import (
 from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.files import fingerprint
 from bridge.locks import file_lock
+from bridge.view import page_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ class TensorBoardExporter(Exporter):
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
-        facts = shown_facts(run.notes, run.params, run.tags, content)
+        facts = shown_facts(run, content)
         digests = sent_digests(run, facts, group=self._group(run))
         changed = [key for key, digest in digests.items() if cursor.sent.get(key) != digest]
         return [*changed, _LEFTOVERS] if _LEFTOVERS in cursor.sent else changed
@@ -140,7 +141,7 @@ class TensorBoardExporter(Exporter):
         from bridge.exporters.tensorboard.live import serve
 
         with serve(live, host=host, port=port):
-            yield f"http://{host}:{port}/"
+            yield page_address(host, port)
 
     def close(self) -> None:
         """Forget which folder is whose."""

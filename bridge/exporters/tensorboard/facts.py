@@ -25,7 +25,7 @@ from bridge.model import Notice, NoticeKind, Status, sent_facts
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from bridge.model import Run, Scalar
     from bridge.options import ContentOptions
@@ -149,11 +149,11 @@ class ShownFacts(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
 
 
-def shown_facts(notes: str, params: Mapping[str, Scalar], tags: Sequence[str], content: ContentOptions) -> ShownFacts:
-    """Return the facts as TensorBoard shows them: what `content.redact` names is masked."""
+def shown_facts(run: Run, content: ContentOptions) -> ShownFacts:
+    """Return the facts of `run` as TensorBoard shows them: what `content.redact` names is masked."""
     redaction = Redaction(content.redact)
-    masked = {key: redaction.value(key, value) for key, value in params.items()}
-    return ShownFacts(notes, masked, tuple(redaction.tag(tag) for tag in tags))
+    masked = {key: redaction.value(key, value) for key, value in run.params.items()}
+    return ShownFacts(run.notes, masked, tuple(redaction.tag(tag) for tag in run.tags))
 
 
 def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[str], fits_hparams: bool) -> bytes:
@@ -164,12 +164,8 @@ def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[s
     """
     shown = []
     if fits_hparams:
-        start = events.session_start(session_values(facts.params), group=group, time=run.start)
-        shown.append(events.session_value("_hparams_/session_start_info", start))
-        status = STATUSES[run.status]
-        if status:
-            end = events.session_end(status, end=run.last_alive if run.end is None else run.end)
-            shown.append(events.session_value("_hparams_/session_end_info", end))
+        session = session_of(run, facts.params, STATUSES[run.status], group=group)
+        shown += [events.session_value(tag, content) for tag, content in session.items()]
     shown += [events.text_value(free_tag(tag, metrics, "text"), text) for tag, text in fact_texts(facts).items()]
     first = events.version_record(run.start)
     return first + events.record_of(shown, time=run.start) if shown else first
@@ -188,6 +184,16 @@ def fact_texts(facts: ShownFacts) -> dict[str, str]:
 def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str]:
     """Return those of `params` that the HPARAMS page can show. It fails for all runs if a number is not finite."""
     return {plain(key): value for key, value in params.items() if value is not None and _is_showable(value)}
+
+
+def session_of(run: Run, params: Mapping[str, Scalar], status: str, *, group: str) -> dict[str, bytes]:
+    """Return what HPARAMS reads of a run, by tag. Without a `status` there is no end of the session."""
+    start = events.session_start(session_values(params), group=group, time=run.start)
+    found = {"_hparams_/session_start_info": start}
+    if status:
+        end = events.session_end(status, end=run.last_alive if run.end is None else run.end)
+        found["_hparams_/session_end_info"] = end
+    return found
 
 
 def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], fits_hparams: bool) -> list[Notice]:

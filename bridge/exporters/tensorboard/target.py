@@ -288,7 +288,7 @@ class FolderWriter:
                 self._open(kind)
         for kind, file in self._open_files.items():
             state.files[kind] = file.finish()
-        facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
+        facts = shown_facts(self._run, self._content)
         notices = suffix_notices(state.media_steps.keys() - self._old_media) + self._write_facts(facts)
         others = {item for item in state.unsupported if not item.startswith("params")}
         state.unsupported = others | unsupported_params(facts)

@@ -11,15 +11,17 @@ Nothing is written but the registry's cache.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import math
 import os
+import sys
 import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -28,12 +30,12 @@ from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import DeltaKind, Series
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import look_at_each, open_registry
-from bridge.rundir import Clock, ReadOptions, media_stamp, read_delta, read_media, read_run, read_small, read_whole
+from bridge.rundir import Clock, ReadOptions, file_stamp, read_delta, read_media, read_run, read_small, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bridge.model import Cursor, Delta, MediaEvent, Run, SkippedFolder
+    from bridge.model import Cursor, MediaEvent, Run, SkippedFolder
     from bridge.registry import RunRecord
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ T = TypeVar("T")
 SERIES_BYTES = 256 * 2**20
 """How much the series in memory may take together. The runs that were looked at longest ago go first."""
 
-_PART_BYTES = 600
+_BYTES_A_SERIES = 600
 """What a series takes in memory beside its points."""
 
 READ_SECONDS = 5.0
@@ -55,6 +57,9 @@ STALE_AFTER = 5.0
 
 SCAN_WAIT = 0.5
 """Seconds after the start of a scan at which no request waits for it any more."""
+
+_WHOLE = ReadOptions(ordered=True, newest=True)
+_GROWTH = ReadOptions(ordered=True, newest=True, limit=sys.maxsize)  # in one delta
 
 
 class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,16 +83,16 @@ class Keeper:
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
+        self._versions: dict[str, object] = {}
 
-    def keep(self, key: str, make: Callable[[], T], *, within: float = math.inf) -> T:
-        """Return what is kept under `key`. Else make it, and keep it if that took `within` seconds at most."""
-        if key in self.kept:
-            kept: T = self.kept[key]
-            return kept
+    def keep(self, key: str, make: Callable[[], T], *, version: object = None, within: float = math.inf) -> T:
+        """Return what is kept under `key` for `version`, or make it. Keep it if that took up to `within` seconds."""
+        if key in self.kept and self._versions.get(key) == version:
+            return cast("T", self.kept[key])
         began = time.monotonic()
         made = make()
         if time.monotonic() - began <= within:
-            self.kept[key] = made
+            self.kept[key], self._versions[key] = made, version
         return made
 
 
@@ -99,8 +104,7 @@ class LiveRun(Keeper):
 
     def __init__(self, run_id: str, record: RunRecord) -> None:
         super().__init__()
-        self.id = run_id
-        self.record = record
+        self.id, self.record = run_id, record
 
 
 class RunSet(Keeper, dict[str, LiveRun]):
@@ -125,18 +129,15 @@ class LiveRuns:
                 raise UsageError(f"{root} is not a directory.")
         self._choose = choose
         self._clock = Clock(None)
-        self._runs = RunSet()
+        self._runs: RunSet | None = None
         self.skipped: list[SkippedFolder] = []
-        self._scanned_at: float | None = None
-        self._pause = 0.0
+        self._scanned_at = self._scan_began = self._pause = 0.0
         self._scan_lock = threading.Lock()
-        self._scan_began = 0.0
         self._scan_done = threading.Event()
         self._scan_done.set()
-        self._lock = threading.Lock()
-        self._series: OrderedDict[str, RunSeries] = OrderedDict()
-        self._series_bytes = 0
-        self._media: dict[str, tuple[object, tuple[MediaEvent, ...]]] = {}
+        self._content_lock = threading.Lock()
+        self._contents: OrderedDict[str, RunContent] = OrderedDict()
+        self._bytes = 0
 
     # Records
 
@@ -146,24 +147,20 @@ class LiveRuns:
         The first call scans. Later ones start a scan beside the request if the last one is some seconds old.
         """
         with self._scan_lock:
-            if self._scanned_at is None:
-                self._rescan()
-            age = time.monotonic() - (self._scanned_at or 0.0)
+            if self._runs is None:
+                self.scan()
+            age = time.monotonic() - self._scanned_at
             if age > self._pause and self._scan_done.is_set():
                 self._scan_done.clear()
                 self._scan_began = time.monotonic()
-                threading.Thread(target=self._rescan, daemon=True).start()
+                threading.Thread(target=self.scan, daemon=True).start()
         if age > STALE_AFTER:
             self._scan_done.wait(max(0.0, self._scan_began + SCAN_WAIT - time.monotonic()))
-        return self._runs
+        return cast("RunSet", self._runs)
 
-    def refresh(self) -> None:
-        """Scan now, and wait for it: a run directory was changed on behalf of a request."""
-        with self._scan_lock:
-            self._rescan()
-
-    def _rescan(self) -> None:
-        began = time.monotonic()
+    def scan(self) -> None:
+        """Look at all run directories now."""
+        began, runs = time.monotonic(), self._runs or RunSet()
         try:
             timeout = self.options.heartbeat_timeout
             registries = [open_registry(root, heartbeat_timeout=timeout, statistics=False) for root in self.roots]
@@ -175,14 +172,14 @@ class LiveRuns:
                 run_id = digest_id(record.identity)
                 if run_id in found:  # a copy of a run directory
                     run_id = digest_id(f"{record.identity}\n{record.run_dir}")
-                before = self._runs.get(run_id)
+                before = runs.get(run_id)
                 is_same = before is not None and _version(before.record) == _version(record)
                 found[run_id] = before if before is not None and is_same else LiveRun(run_id, record)
-            if list(found.items()) != list(self._runs.items()):
-                if not self._runs:
-                    # Else Python looks through all the new records again and again in the middle of requests.
-                    gc.collect()
-                    gc.freeze()
+            if self._runs is None:
+                # Else Python looks through all the new records again and again in the middle of requests.
+                gc.collect()
+                gc.freeze()
+            if self._runs is None or list(found.items()) != list(runs.items()):
                 self._runs = found
         finally:
             self._scanned_at = time.monotonic()
@@ -193,65 +190,56 @@ class LiveRuns:
 
     def run(self, live: LiveRun) -> Run:
         """Return the run as an export reads it, kept until its record changes. Raise RunDirectoryError."""
-        path, timeout = Path(live.record.run_dir), self.options.heartbeat_timeout
-        return live.keep("run", lambda: read_run(path, clock=self._clock, heartbeat_timeout=timeout))
+        return live.keep("run", lambda: self._read(live))
 
     def facts(self, live: LiveRun) -> Run:
         """Return the run without its files: as its record says, unless the run was read."""
-        read: Run | None = live.kept.get("run")
-        return read or live.record.to_run()
+        return live.kept.get("run") or live.record.to_run()
 
     def metrics(self, live: LiveRun) -> list[str]:
         """Return the names of the run's metrics that are shown. Read its points only if the record names none."""
-        names = dict.fromkeys((*live.record.stats, *live.record.summary)) or self.series(live)
-        return [name for name in names if self.content.wants(name)]
+        return list(filter(self.content.wants, live.record.metric_names or self.series(live)))
 
     def series(self, live: LiveRun) -> Mapping[str, Series]:
         """Return the run's points by metric as its files hold them now: the overlap rule applied, steps increasing.
 
         Return nothing if the run directory cannot be read any more.
         """
-        with self._lock:
-            kept = self._series.setdefault(live.id, RunSeries(self.content))
-            self._series.move_to_end(live.id)
-        before = kept.bytes
+        content = self._content_of(live)
+        before = content.bytes
         try:
-            found = kept.look(self.stamp(live), self.facts(live), lambda: self.run(live))
+            found = content.series(self.stamp(live), self.facts(live), lambda: self._read(live))
         except RunDirectoryError:
             return {}
-        with self._lock:
-            self._series_bytes += kept.bytes - before
-            while self._series_bytes > SERIES_BYTES and len(self._series) > 1:
-                self._series_bytes -= self._series.popitem(last=False)[1].bytes
+        with self._content_lock:
+            self._bytes += content.bytes - before
+            while self._bytes > SERIES_BYTES and len(self._contents) > 1:
+                self._bytes -= self._contents.popitem(last=False)[1].bytes
         return found
 
-    def stamp(self, live: LiveRun) -> tuple[tuple[int, int], ...]:
-        """Return size and mtime of the files with the run's points; nothing if there are none, or they are gone."""
-        is_csv = live.record.kind != "TensorBoardLogger"
-        try:
-            files = [f"{live.record.run_dir}/metrics.csv"] if is_csv else [f.path for f in self.run(live).row_files]
-            found = [os.stat(file) for file in files]  # noqa: PTH116 - called at every request
-        except (OSError, RunDirectoryError):
-            return ()
-        return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)
+    def stamp(self, live: LiveRun) -> object:
+        """Return what differs as soon as the files with the run's points have changed."""
+        return file_stamp(live.record.run_dir, live.record.kind, "metrics.csv")
 
     def media(self, live: LiveRun) -> Sequence[MediaEvent]:
         """Return the run's media events that count, as its files are now."""
-        version = media_stamp(live.record.run_dir, live.record.kind) if self.content.media else ()
-        if not version:
-            return ()
-        kept = self._media.get(live.id)
-        if kept is None or kept[0] != version:
-            try:
-                fresh = read_run(Path(live.record.run_dir), clock=self._clock)
-                kept = self._media[live.id] = (version, tuple(read_media(fresh, None).events))
-            except RunDirectoryError:
-                return ()
-        return kept[1]
+        version = file_stamp(live.record.run_dir, live.record.kind, "media.jsonl") if self.content.media else ()
+        with contextlib.suppress(RunDirectoryError):
+            if version:
+                content = self._content_of(live)
+                return content.keep("media", lambda: read_media(self._read(live), None).events, version=version)
+        return ()
 
-    def map(self, look: Callable[[LiveRun], T], runs: Sequence[LiveRun]) -> list[T]:
-        """Return what `look` gives for each run, several at once where the file system is slow."""
-        return look_at_each(look, runs)
+    map = staticmethod(look_at_each)
+
+    def _read(self, live: LiveRun) -> Run:
+        return read_run(Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self.options.heartbeat_timeout)
+
+    def _content_of(self, live: LiveRun) -> RunContent:
+        with self._content_lock:
+            content = self._contents.setdefault(live.id, RunContent(self.content))
+            self._contents.move_to_end(live.id)
+        return content
 
 
 def digest_id(text: str) -> str:
@@ -264,57 +252,44 @@ def _version(record: RunRecord) -> object:
     return (record.run_dir, record.updated, record.last_alive, record.status, record.end)
 
 
-class RunSeries:
-    """The series of one run. `look` returns them up to date; `bytes` is their size in memory."""
+class RunContent(Keeper):
+    """The series and media of one run. `bytes` is the size of its series in memory."""
 
     def __init__(self, content: ContentOptions) -> None:
+        super().__init__()
         self._content = content
-        self._options = ReadOptions(ordered=True, newest=True)
         self._lock = threading.Lock()
-        self._stamp: object = None
         self._cursor: Cursor | None = None
-        # The parts of each series in order, as arrays of step, time and value. They are joined when they are asked for.
-        self._parts: dict[str, list[Series]] = {}
         self.bytes = 0
 
-    def look(self, stamp: object, facts: Run, read: Callable[[], Run]) -> Mapping[str, Series]:
+    def series(self, stamp: object, facts: Run, read: Callable[[], Run]) -> Mapping[str, Series]:
         """Return the series as the run's files hold them now, by their `stamp`. Raise RunDirectoryError.
 
         `facts` are those of the run, `read` returns it with its files.
         """
         with self._lock:
-            if stamp and stamp != self._stamp:
-                small = read_small(facts, self._content)
-                if small is not None or not self._grow(read()):
-                    self._parts, self.bytes, self._cursor = {}, 0, None
-                    for name, series in (small or {}).items():
-                        self._add_part(name, series)
-                    for delta in read_whole(read(), self._content, self._options) if small is None else ():
-                        self._add(delta)
-                self._stamp = stamp
-            for name, parts in self._parts.items():
-                if len(parts) > 1:
-                    columns = ([getattr(part, column) for part in parts] for column in ("step", "time", "value"))
-                    parts[:] = [Series(name, *map(np.concatenate, columns))]
-            return {name: part for name, (part,) in self._parts.items()}
+            known: Mapping[str, Series] = self.kept.get("series", {})
+            return self.keep("series", lambda: self._updated(known, facts, read), version=stamp) if stamp else known
 
-    def _grow(self, run: Run) -> bool:
-        """Add the rows behind the cursor. Return False if everything must be read again."""
-        while self._cursor is not None and self._cursor.complete:
-            delta = read_delta(run, self._cursor, self._content, self._options)
-            if delta.kind not in (DeltaKind.APPEND, DeltaKind.SAME):
-                return False
-            self._add(delta)
-            if not delta.more:
-                return True
-        return False
+    def _updated(self, known: Mapping[str, Series], facts: Run, read: Callable[[], Run]) -> Mapping[str, Series]:
+        """Return `known` and the rows behind the cursor. Read all again if files are small or did more than grow."""
+        found, cursor = read_small(facts, self._content), None
+        if found is None:
+            run, grown, parts = read(), None, {name: [series] for name, series in known.items()}
+            if self._cursor is not None and self._cursor.complete:
+                grown = read_delta(run, self._cursor, self._content, _GROWTH)
+            if grown is None or grown.kind not in (DeltaKind.APPEND, DeltaKind.SAME):
+                parts, grown = {}, None
+            for delta in read_whole(run, self._content, _WHOLE) if grown is None else [grown]:
+                cursor = delta.after
+                for series in (series for block in delta.blocks for series in block.series()):
+                    parts.setdefault(series.name, []).append(series)
+            found = {name: _joined(of) for name, of in parts.items()}
+        self._cursor = cursor
+        self.bytes = sum(24 * len(series.step) + _BYTES_A_SERIES for series in found.values())
+        return found
 
-    def _add(self, delta: Delta) -> None:
-        self._cursor = delta.after
-        for block in delta.blocks:
-            for name, present, values in zip(block.names, block.present, block.values, strict=True):
-                self._add_part(name, Series(name, block.step[present], block.time[present], values[present]))
 
-    def _add_part(self, name: str, part: Series) -> None:
-        self._parts.setdefault(name, []).append(part)
-        self.bytes += 24 * len(part.step) + _PART_BYTES
+def _joined(parts: Sequence[Series]) -> Series:
+    columns = ([getattr(part, column) for part in parts] for column in ("step", "time", "value"))
+    return parts[0] if len(parts) == 1 else Series(parts[0].name, *map(np.concatenate, columns))
