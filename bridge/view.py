@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ _GRACE = 1.0
 notebooks. MLflow's server would take longer, which nobody waits for: a database or a sidecar is written whole or not.
 """
 
-_PORT_LOCKS = contextlib.ExitStack()
+_RESERVED = contextlib.ExitStack()
 """The locks of the ports that this process chose. They are held until it ends, so that no other view that starts at
 the same moment chooses the same port and takes this one's page for its own."""
 
@@ -42,9 +43,23 @@ def free_port(wanted: int | None, *, usual: int, host: str = "127.0.0.1") -> int
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             found = int(probe.getsockname()[1])
-            _PORT_LOCKS.enter_context(machine_lock(f"port {found}", wait=0))
+            _RESERVED.enter_context(_reservation(found))
             return found
     raise UsageError(f"Port {wanted} is taken.", hint="Leave out --port to use a free one.")
+
+
+@contextlib.contextmanager
+def _reservation(port: int) -> Iterator[None]:
+    """Reserve a port among the views on this machine while the block runs. Raise OSError if another view has it."""
+    if sys.platform == "linux":
+        # A name that begins with a zero byte is no file. All users have these names in common, and they go with the
+        # process, while the temporary folder may be one of the user's or the job's own.
+        with socket.socket(socket.AF_UNIX) as lock:
+            lock.bind(f"\0bridge view {port}")
+            yield
+    else:
+        with machine_lock(f"port {port}", wait=0):
+            yield
 
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")

@@ -126,11 +126,12 @@ def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyP
     assert tunnel(6006).endswith("@node07")
 
 
-def test_two_views_that_start_at_once_take_two_ports() -> None:
-    """A chosen port is reserved before anything listens on it."""
+def test_two_views_that_start_at_once_take_two_ports(tmp_path: Path) -> None:
+    """A chosen port is reserved before anything listens on it, whatever the temporary folders of the two are."""
     usual = free_port(None, usual=0)
     program = f"from bridge.view import free_port; print(free_port(None, usual={usual}))"
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    elsewhere = os.environ | {"TMPDIR": str(tmp_path)}
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=elsewhere)
     assert int(other.stdout) != usual
 
 
