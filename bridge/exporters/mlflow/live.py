@@ -38,7 +38,7 @@ from bridge.errors import BridgeError, RunDirectoryError, RunError
 from bridge.exporters.mlflow import facts, media
 from bridge.exporters.mlflow.facts import Tag, milliseconds
 from bridge.exporters.mlflow.live_options import live_experiment_id, split_address
-from bridge.exporters.mlflow.rows import KeyRows
+from bridge.exporters.mlflow.rows import GREATEST, KeyRows
 from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
 from bridge.exporters.mlflow.sweeps import ParentSummary
@@ -212,9 +212,10 @@ class LiveStore(AbstractStore):
         record = run.record
         # A run that is running, or was started again, may have gone back to earlier steps, and of these the values at
         # the highest count. So it is read.
-        is_read = time.monotonic() < self._read_until and (not record.covered or record.alive or record.sessions > 1)
-        point = self._last_points(run, self._read_until).get(key) if is_read else self._point_of_record(run, key)
-        return None if point is None else float(point.shown[0])
+        if time.monotonic() < self._read_until and (not record.covered or record.alive or record.sessions > 1):
+            point = self._last_points(run, self._read_until).get(key)
+            return None if point is None else float(point.shown[0])
+        return self._recalled(run, key)[0]
 
     def find_param(self, run: LiveRun, key: str) -> str | None:
         """Return the text of a param, for a search."""
@@ -282,19 +283,19 @@ class LiveStore(AbstractStore):
     def info(self, run: LiveRun) -> entities.RunInfo:
         """Return MLflow's facts of a run, as of its record."""
         record = run.record
-        shown = {
-            "run_id": run.id,
-            "run_uuid": run.id,  # its name in MLflow 2
-            "experiment_id": run.kept["experiment id"],
-            "user_id": facts.storable(str(record.session.get("user") or "unknown")),
-            "status": facts.STATUSES[record.status],
-            "start_time": milliseconds(record.start),
-            "end_time": None if record.end is None else milliseconds(record.end),
-            "lifecycle_stage": entities.LifecycleStage.ACTIVE,
-            "artifact_uri": f"{self._artifact_root}{run.id}",
-            "run_name": facts.shown_name(record.name, record.run_id),
-        }
-        return entities.RunInfo.from_dictionary(shown)  # type: ignore[return-value]  # typed as its base
+        more = {"run_uuid": run.id} if hasattr(entities.RunInfo, "run_uuid") else {}  # its name in MLflow 2
+        return entities.RunInfo(
+            run_id=run.id,
+            experiment_id=run.kept["experiment id"],
+            user_id=facts.storable(str(record.session.get("user") or "unknown")),
+            status=facts.STATUSES[record.status],
+            start_time=milliseconds(record.start),
+            end_time=None if record.end is None else milliseconds(record.end),
+            lifecycle_stage=entities.LifecycleStage.ACTIVE,
+            artifact_uri=f"{self._artifact_root}{run.id}",
+            run_name=facts.shown_name(record.name, record.run_id),
+            **more,
+        )
 
     # Points
 
@@ -324,7 +325,7 @@ class LiveStore(AbstractStore):
         return found
 
     def _last_points(self, run: LiveRun, until: float) -> Mapping[str, KeyRows]:
-        """Return the last point of each metric by key. After `until` they are those of the run's record."""
+        """Return the last point of each metric by key; after `until` that of the record, at the last sign of life."""
 
         def read() -> Mapping[str, KeyRows]:
             return {key: _rows_at(key, one, [-1]) for key, one in self._series(run).items() if len(one.step)}
@@ -332,19 +333,18 @@ class LiveStore(AbstractStore):
         if time.monotonic() <= until:
             return run.keep("points", read, version=self.live.stamp(run))
         if "points" not in run.kept:
-            points = {key: self._point_of_record(run, key) for key in self._keys(run.record.metric_names)}
-            run.kept["points"] = {key: point for key, point in points.items() if point is not None}
+            now, keys = milliseconds(run.record.last_alive), self._keys(run.record.metric_names)
+            points = ((key, *self._recalled(run, key)) for key in keys)
+            found = {key: KeyRows.of(key, [now], [step], [value]) for key, value, step in points if value is not None}
+            run.kept["points"] = found
         return cast("Mapping[str, KeyRows]", run.kept["points"])
 
-    def _point_of_record(self, run: LiveRun, key: str) -> KeyRows | None:
-        """Return the last point of a metric as far as the run's record knows it.
-
-        It holds values alone, so they are shown at the last sign of life, and at some step.
-        """
+    def _recalled(self, run: LiveRun, key: str) -> tuple[float | None, int]:
+        """Return the last value of a metric as far as the run's record knows it, and some step: it holds no steps."""
         name, stat = self._keys(run.record.metric_names).get(key, (key, ""))
         value, stats = run.record.metric(name, stat), run.record.stats.get(name, {})
         step = stats.get(f"{stat}_step") or stats.get("max_step") or 1  # MLflow draws a bar at 0
-        return None if value is None else KeyRows.of(key, [milliseconds(run.record.last_alive)], [step], [value])
+        return None if value is None else min(max(value, -GREATEST), GREATEST), step
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Block
 
-_GREATEST = float(np.finfo(np.float64).max)
+GREATEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -121,7 +121,7 @@ def best_of(sign: int, *found: LatestValue | None) -> LatestValue | None:
 
 
 def _storable(values: NDArray[np.float64], is_nan: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.clip(np.where(is_nan, 0.0, values), -_GREATEST, _GREATEST)
+    return np.clip(np.where(is_nan, 0.0, values), -GREATEST, GREATEST)
 
 
 def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
