@@ -50,7 +50,7 @@ def free_port(wanted: int | None, *, usual: int, host: str = "127.0.0.1") -> int
 
 @contextlib.contextmanager
 def _reservation(port: int) -> Iterator[None]:
-    """Reserve a port among the views on this machine while the block runs. Raise OSError if another view has it."""
+    """Hold a port among the views on this machine while the block runs. Raise OSError if another view has it."""
     if sys.platform == "linux":
         # A name that begins with a zero byte is no file. All users have these names in common, and they go with the
         # process, while the temporary folder may be one of the user's or the job's own.
