@@ -60,10 +60,6 @@ ADJUSTED_OPTIONS = ("best", "checkpoints")
 """The content options that an existing run takes without a rebuild."""
 
 
-_MAPS, _MAPS_FILE = "maps", "bridge/names.json"
-"""The entry of `extra` and the artifact of runs whose names were not mapped by tags yet."""
-
-
 @dataclass(slots=True)
 class _DeltaWork:
     """The write of one delta past `cursor`: the `update` of the run, and `sent` and `extra` of the new cursor.
@@ -115,7 +111,6 @@ class DeltaWriter:
         if not delta.more:
             work.notices += self.facts.notices
             self._add_facts(work)
-            work.extra.pop(_MAPS, None)
         if delta.remember is not None:
             remembered = delta.remember.with_(sent=cursor.sent, extra=cursor.extra)
             self._set_tags({Tag.CURSOR: remembered.to_json()})
@@ -132,19 +127,12 @@ class DeltaWriter:
         """Return the key of each metric. A delta without new rows may name no metrics; then MLflow's run names them."""
         if delta.metrics:
             return keys_of(delta.metrics, dict(self.content.rename), ignores_case=self.store.ignores_case)
-        renamed_keys = self._held_names(cursor).get("metrics", {})
+        try:
+            renamed_keys = read_names_tags(self.found.tags).get("metrics", {})
+        except TargetRefusedError as error:
+            raise RebuildNeededError("the names of its metrics cannot be read") from error
         taken = {*renamed_keys.values(), *cursor.extra.get("bests", ())}
         return {key: key for key in self.found.metrics if key not in taken} | renamed_keys
-
-    def _held_names(self, cursor: Cursor) -> dict[str, dict[str, str]]:
-        """Return the names that MLflow's run maps back. Raise RebuildNeededError if that cannot be told any more."""
-        try:
-            names = read_names_tags(self.found.tags)
-            if not names and cursor.extra.get(_MAPS):
-                names = json.loads(self._artifact(_MAPS_FILE) or b"{}")
-        except (TargetRefusedError, ValueError) as error:
-            raise RebuildNeededError("the names of its metrics cannot be read") from error
-        return names
 
     def _check_leftovers(self, delta: Delta, cursor: Cursor) -> None:
         """Raise RebuildNeededError if a stopped export sent points or media that no longer count."""
@@ -229,9 +217,7 @@ class DeltaWriter:
         update.tags |= self._parent_tag()
         gone = {key for key in before if key not in facts.user_tags and key not in edited_keys and key in found.tags}
         gone |= {
-            key
-            for key in found.tags
-            if is_obsolete(key, facts) or (key.startswith(Tag.NAMES.rstrip(".")) and key not in wanted)
+            key for key in found.tags if is_obsolete(key, facts) or (key.startswith(Tag.NAMES) and key not in wanted)
         }
         update.deleted_tags = sorted(gone)
         name = found.name if "name" in edited else facts.name

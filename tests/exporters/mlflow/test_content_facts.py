@@ -151,30 +151,12 @@ def test_names_that_somebody_changed_are_an_error(store: Store) -> None:
         store.read(run)
 
 
-def test_names_that_are_read_no_more_are_written_anew(store: Store) -> None:
+def test_names_that_cannot_be_read_cost_a_rebuild(store: Store) -> None:
     """A stop between the tags that hold the names costs a rebuild. New facts must not lose the names of old metrics."""
     store.export(make_model_run(), [{"step": 0, "f(x)": 1.0}])
     store.client.set_tag(store.run().info.run_id, f"{Tag.NAMES}0000", "x")
     with pytest.raises(RebuildNeededError, match="names"):
         store.export(make_model_run(notes="changed"))
-
-
-def test_names_that_an_artifact_maps_become_tags(any_store: Store) -> None:
-    """A run whose names were mapped by `bridge/names.json` and one tag keeps them with its next facts."""
-    run = make_model_run()
-    any_store.export(run, [{"step": 0, "f(x)": 1.0}])
-    held = any_store.run()
-    cursor = json.loads(held.data.tags[Tag.CURSOR])
-    cursor.setdefault("extra", {})["maps"] = "d1"
-    client, run_id = any_store.client, held.info.run_id
-    client.set_tag(run_id, Tag.CURSOR, json.dumps(cursor))
-    client.delete_tag(run_id, f"{Tag.NAMES}0000")
-    client.set_tag(run_id, "mlflow.bridge.names", "{}")
-    client.log_dict(run_id, {"metrics": {"f(x)": "f_x_"}, "params": {}}, "bridge/names.json")
-    any_store.export(make_model_run(notes="changed"))
-    assert any_store.read(run).names == {"f(x)"}
-    tags = any_store.run().data.tags
-    assert ("mlflow.bridge.names" in tags, "maps" in tags[Tag.CURSOR]) == (False, False)
 
 
 def test_a_param_that_changed_is_replaced_where_that_can_be(any_store: Store) -> None:
