@@ -109,7 +109,7 @@ class DeltaWriter:
         work.notices += self._point_notices(delta, keys)
         self._add_bests(work)
         if not delta.more:
-            work.notices += self.facts.notices
+            work.notices += [*self.facts.notices, *self.store.naming.notices(self.run)]
             self._add_facts(work)
         if delta.remember is not None:
             remembered = delta.remember.with_(sent=cursor.sent, extra=cursor.extra)

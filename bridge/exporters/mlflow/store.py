@@ -33,7 +33,7 @@ from bridge.exporters.mlflow.facts import (
 )
 from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.exporters.mlflow.write_db import Database, outdated
-from bridge.model import Cursor, Status
+from bridge.model import Cursor, Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Experiments
+
+EXPERIMENT_NAME_LIMIT = 256
+"""Characters in an experiment's name. MLflow accepts 500, and its tables hold no more than this."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -99,7 +102,21 @@ class ExperimentName:
         return self.id is None and _PLACEHOLDER.search(self.template) is not None
 
     def of_run(self, run: Run) -> str:
-        """Return the name for `run`. Raise RunError if it lacks a value without a default."""
+        """Return the name for `run`, within MLflow's limit. Raise RunError if it lacks a value without a default."""
+        name = self._whole(run)
+        if len(name) <= EXPERIMENT_NAME_LIMIT:
+            return name
+        return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    def notices(self, run: Run) -> list[Notice]:
+        """Return a notice if the name for `run` is longer than MLflow allows."""
+        name = self._whole(run)
+        if len(name) <= EXPERIMENT_NAME_LIMIT:
+            return []
+        detail = f"name of {len(name)} characters; the first {EXPERIMENT_NAME_LIMIT - 9} and a digest are kept"
+        return [Notice(NoticeKind.CUT, f"experiment {name[:40]}...", detail)]
+
+    def _whole(self, run: Run) -> str:
         missing: list[str] = []
 
         def fill(placeholder: re.Match[str]) -> str:

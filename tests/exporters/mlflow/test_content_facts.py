@@ -376,11 +376,12 @@ def test_an_experiment_that_we_make_in_a_file_keeps_its_artifacts_beside_it(stor
     assert store.run().info.artifact_uri.startswith((tmp_path / "mlartifacts" / "trials").as_uri())
 
 
-def test_a_long_experiment_name_is_refused_by_mlflow(store: Store) -> None:
-    """An experiment name that MLflow does not accept is an error in MLflow's words."""
-    store.experiment = "e" * 501
-    with pytest.raises(TargetRefusedError, match="500 characters"):
-        store.export(make_model_run(), ROWS)
+def test_a_long_experiment_name_is_cut_to_what_mlflow_takes(store: Store) -> None:
+    """An experiment name is cut to 256 characters with a notice, and found again."""
+    store.experiment = "e" * 300
+    applied = store.export(make_model_run(), ROWS)
+    assert [(notice.kind, notice.what[:12]) for notice in applied.notices] == [(NoticeKind.CUT, "experiment e")]
+    assert store.known(make_model_run()).exists
 
 
 def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
