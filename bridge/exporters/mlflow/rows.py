@@ -180,6 +180,9 @@ class SqliteBulk:
     limit: int | None = 100_000
     most_deleted: int | None = 25_000  # a row is deleted in the time of several inserts
     lock_clause = ""
+    columns_of_tables = (
+        "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.name IN :tables"
+    )
 
     _HOLD_S = 0.35
     _PAUSE_S = 0.11
@@ -267,6 +270,10 @@ class PostgresBulk:
     limit: int | None = None
     most_deleted: int | None = None
     lock_clause = " FOR NO KEY UPDATE"
+    columns_of_tables = (
+        "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
+        "WHERE c.relname IN :tables AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped"
+    )
 
     _ROWS_A_STATEMENT = 500
     _POINTS_A_STATEMENT = 50_000

@@ -32,7 +32,7 @@ from bridge.exporters.mlflow.facts import (
     storable,
 )
 from bridge.exporters.mlflow.write_api import ApiRuns
-from bridge.exporters.mlflow.write_db import Database, outdated
+from bridge.exporters.mlflow.write_db import Database
 from bridge.model import Cursor, Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
@@ -396,19 +396,13 @@ class MlflowStore:
                 kind = address.uri.partition(":")[0].partition("+")[0]
                 self.notes.append(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
             return None
-        if address == self.address:
-            reason = outdated(address.uri)
-            if reason is not None:
-                raise TargetRefusedError(
-                    f"{address.shown} was not touched: {reason}.",
-                    hint=f"mlflow db upgrade {address.shown} (make a copy first), or use the MLflow that made it.",
-                )
-            if self.is_absent:
-                _ = self.api.client  # creates the tables of a new file
+        is_own = address == self.address
+        if is_own and self.is_absent:
+            _ = self.api.client  # creates the tables of a new file
         if address.sqlite_file is not None and not address.sqlite_file.exists():
             raise TargetRefusedError(f"There is no database {address.shown}.", hint="Check --database-uri.")
-        database = Database.open(address.uri, note=self.notes.append)
-        if database is not None and address != self.address:
+        database = Database.open(address.uri, note=self.notes.append, check_version=is_own)
+        if database is not None and not is_own:
             # Every MLflow has an experiment 0, created at another moment than any other's, unless somebody deleted it.
             first = None
             with contextlib.suppress(TargetRefusedError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bridge.errors import ConflictError, TargetError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.address import without_credentials
 from bridge.exporters.mlflow.errors import database_error, missing_driver
 from bridge.exporters.mlflow.facts import Tag
@@ -47,15 +47,21 @@ _WRITTEN_TABLES = {
 """All columns of the tables that are written. They are the same from MLflow 2.22 to 3.17."""
 
 
-def _unknown_schema(engine: Engine) -> str | None:
-    """Return why the database must not be written to directly, None if its tables are the known ones."""
-    import sqlalchemy
+def _columns(connection: Connection, bulk: SqliteBulk | PostgresBulk) -> dict[str, set[str]]:
+    """Return the columns of MLflow's tables, as far as they are there, in one select."""
+    tables = [*_WRITTEN_TABLES, "experiments", "alembic_version"]
+    found: dict[str, set[str]] = {}
+    for table, column in select(connection, bulk.columns_of_tables, tables=tables):
+        found.setdefault(table, set()).add(column)
+    return found
 
-    inspector = sqlalchemy.inspect(engine)
-    for table, columns in _WRITTEN_TABLES.items():
-        if not inspector.has_table(table):
+
+def _unknown_schema(columns: Mapping[str, set[str]]) -> str | None:
+    """Return why the database must not be written to directly, None if its tables are the known ones."""
+    for table, names in _WRITTEN_TABLES.items():
+        if table not in columns:
             return f"it has no MLflow table {table!r}"
-        found, known = {column["name"] for column in inspector.get_columns(table)}, set(columns.split())
+        found, known = columns[table], set(names.split())
         for name in sorted(known - found):
             return f"the table {table!r} has no column {name!r}"
         for name in sorted(found - known):
@@ -63,28 +69,18 @@ def _unknown_schema(engine: Engine) -> str | None:
     return None
 
 
-def outdated(uri: str) -> str | None:
-    """Return why MLflow must not open the database `uri`: its schema is another version's, and MLflow may migrate it.
-
-    Return None if MLflow can open it as it is, or would create it.
-    """
-    import sqlalchemy
-
-    url = sqlalchemy.engine.make_url(uri)
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-        return None
-    engine = _engine(uri)
-    try:
-        with _translate_errors(engine), engine.connect() as connection:
-            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
-                return None
-            found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
-    finally:
-        engine.dispose()
+def _refuse_other_version(connection: Connection, uri: str) -> None:
+    """Raise TargetRefusedError if MLflow must not open the database: it may migrate the schema of another version."""
+    found = connection.execute(statement("SELECT version_num FROM alembic_version")).scalar()
     newest = newest_revision()
     if found is None or newest is None or found == newest:
-        return None
-    return f"its schema is of another MLflow version ({found}, the installed MLflow makes {newest})"
+        return
+    shown = without_credentials(uri)
+    raise TargetRefusedError(
+        f"{shown} was not touched: its schema is of another MLflow version ({found}, the installed MLflow makes "
+        f"{newest}).",
+        hint=f"mlflow db upgrade {shown} (make a copy first), or use the MLflow that made it.",
+    )
 
 
 @functools.cache
@@ -151,32 +147,36 @@ _POINTS_TOGETHER = 50_000
 class Database:
     """MLflow's database, opened for look-ups and bulk writes. Safe to use from several threads; cannot be pickled."""
 
-    def __init__(self, engine: Engine, bulk: SqliteBulk | PostgresBulk) -> None:
+    def __init__(self, engine: Engine, bulk: SqliteBulk | PostgresBulk, *, has_workspaces: bool) -> None:
         self._engine = engine
         self._bulk = bulk
+        self._has_workspaces = has_workspaces
         self._waiting: list[tuple[str, RunUpdate]] | None = None
         """New runs that wait to be written together, None outside of `batch`."""
         self._waiting_points = 0
         self._waiting_error: TargetError | None = None
 
     @classmethod
-    def open(cls, uri: str, *, note: Callable[[str], None]) -> Self | None:
+    def open(cls, uri: str, *, note: Callable[[str], None], check_version: bool = False) -> Self | None:
         """Return the SQLite or PostgreSQL database at `uri`. If its schema is unknown, call `note` and return None.
 
-        Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer.
+        Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer. With
+        `check_version`, raise TargetRefusedError for a schema that the installed MLflow would migrate.
         """
         bulk = SqliteBulk() if uri.startswith("sqlite") else PostgresBulk()
         engine = _engine(uri)
         bulk.set_up(engine)
-        reason = None
         try:
-            with _translate_errors(engine):
-                reason = _unknown_schema(engine)
+            with _translate_errors(engine), engine.connect() as connection:
+                columns = _columns(connection, bulk)
+                if check_version and "alembic_version" in columns:
+                    _refuse_other_version(connection, uri)
         except BaseException:
             engine.dispose()
             raise
+        reason = _unknown_schema(columns)
         if reason is None:
-            return cls(engine, bulk)
+            return cls(engine, bulk, has_workspaces="workspace" in columns.get("experiments", ()))
         engine.dispose()
         note(f"Points go through MLflow's API: the database is not written to directly, as {reason}.")
         return None
@@ -198,14 +198,6 @@ class Database:
             return self._experiment("name = :value", name)
         workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip() or "default"
         return self._experiment("name = :value AND workspace = :workspace", name, workspace=workspace)
-
-    @functools.cached_property
-    def _has_workspaces(self) -> bool:
-        import sqlalchemy
-
-        with self._connected() as connection:
-            columns = sqlalchemy.inspect(connection).get_columns("experiments")
-        return any(column["name"] == "workspace" for column in columns)
 
     def experiment_by_id(self, experiment_id: str) -> Experiment | None:
         """Return the experiment with this id."""

@@ -19,7 +19,7 @@ from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
 from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
-from bridge.exporters.mlflow.write_db import Database, outdated
+from bridge.exporters.mlflow.write_db import Database
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.conftest import Store
@@ -189,16 +189,18 @@ def test_other_schemas_are_left_alone(sqlite_uri: str, tmp_path: Path) -> None:
     ]
 
 
-def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str, tmp_path: Path) -> None:
-    """An old database is detected before MLflow would migrate it, and stays unchanged."""
-    assert outdated(uri) is None
+def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str) -> None:
+    """An old database is detected before MLflow would migrate it."""
+    database = Database.open(uri, note=print, check_version=True)
+    assert database is not None
+    database.close()
     engine = sa.create_engine(uri)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'older'"))
     engine.dispose()
-    assert str(outdated(uri)).startswith("its schema is of another MLflow version (older, the installed MLflow makes ")
-    assert outdated(f"sqlite:///{tmp_path}/none.db") is None
-    assert not (tmp_path / "none.db").exists()
+    reason = r"was not touched: its schema is of another MLflow version \(older, the installed MLflow makes "
+    with pytest.raises(TargetRefusedError, match=reason):
+        Database.open(uri, note=print, check_version=True)
 
 
 def test_an_unreachable_database_is_reported() -> None:
