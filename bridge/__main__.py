@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -63,6 +64,7 @@ def main() -> None:
         if end.code == INTERRUPTED:
             _leave_soon()
             raise
+        gc.freeze()  # Python would look through all objects for garbage when it ends, which takes as long as an import
         sys.exit(_flush(out, err, end.code))
     except KeyboardInterrupt:  # before the command line was ready, or once more while it ended
         _leave_soon()
