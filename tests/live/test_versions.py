@@ -31,7 +31,15 @@ OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", *BRIDGE_NEEDS)
 MLFLOWS = {"2.22": OLD_MLFLOW, "3.4": ("mlflow==3.4.*", "sqlalchemy<2.1", *BRIDGE_NEEDS)}
 """The oldest, and one of those up to 3.16 that sample the points of charts by another rule than the newest."""
 
-OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *BRIDGE_NEEDS)
+OLD_TENSORBOARD = (
+    "tensorboard==2.16.*",
+    "google-crc32c",
+    "setuptools<81",
+    "protobuf<5",
+    "numpy<2",
+    "pyarrow==18.*",
+    *BRIDGE_NEEDS,
+)
 """TensorBoard 2.16 needs the other packages of its time."""
 
 
