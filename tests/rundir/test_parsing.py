@@ -180,19 +180,6 @@ def test_large_chunks_agree(tmp_path: Path) -> None:
     assert len(odd_rows(rows)[NoticeKind.TEXT_CELL, "a"]) > 500
 
 
-@quick
-@given(st.lists(st.tuples(anything, steps, anything, numbers), min_size=1, max_size=6), st.data())
-def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[str]], data: st.DataObject) -> None:
-    """Rows cut in two equal the two parts of the file, and their digests add up."""
-    whole = read(tmp_path / "metrics.csv", written(cells, "\n"))
-    for rows in whole:
-        cut = data.draw(st.integers(0, len(rows)))
-        parts = [rows.part(0, cut), rows.part(cut, len(rows))]
-        assert plain(parts) == plain([rows])
-        assert digest(parts) == digest([rows])
-        assert b"".join(part.data for part in parts) == rows.data
-
-
 @pytest.mark.parametrize(
     ("changed", "is_same"),
     [
@@ -243,32 +230,6 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, monkeyp
         table = MetricsTable(file, None)
         with pytest.raises(RunDirectoryError, match=r"metrics\.csv:3 is longer than"):
             list(table.rows())
-
-
-def test_complete_rows_end_outside_of_quotes() -> None:
-    """A newline in a quoted cell ends no row, and a quote within an unquoted cell is a character."""
-    assert complete_rows(b"") == 0
-    assert complete_rows(b"1,2") == 0
-    assert complete_rows(b"1,2\n3") == 4
-    assert complete_rows(b'1,"a\nb"\n3') == 8
-    assert complete_rows(b'1,"a\nb') == 0
-    assert complete_rows(b'x\n1,"a ""b""\n') == 2
-    assert complete_rows(b'5" pipe\n3') == 8
-    assert complete_rows(b'"a\n""b\n",c\n"d\n') == 11
-
-
-@quick
-@given(st.lists(st.lists(st.text('a",\n\r ', max_size=5), min_size=2, max_size=3), max_size=6), st.data())
-def test_complete_rows_agree_with_csv(cells: list[list[str]], data: st.DataObject) -> None:
-    """Wherever a file is cut, its complete rows are those of the csv module."""
-    text = io.StringIO(newline="")
-    ends = [0]
-    writer = csv.writer(text)
-    for row in cells:
-        writer.writerow(row)
-        ends.append(len(text.getvalue()))
-    cut = data.draw(st.integers(0, ends[-1]))
-    assert complete_rows(text.getvalue()[:cut].encode()) == max(end for end in ends if end <= cut)
 
 
 def _numbers(count: int) -> Iterator[str]:

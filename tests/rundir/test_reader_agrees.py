@@ -34,7 +34,9 @@ Points: TypeAlias = "dict[str, list[tuple[int, str, str]]]"
 NUMBERS = st.sampled_from(
     ["0.1", "1", "1", "2", "nan", "inf", "-inf", "-0.0", "0.0", "1e-320", "9007199254740993", "True"]
 )
-CELLS = st.one_of(NUMBERS, st.just(""), st.sampled_from(["False", "text", '"te,xt"', '"two\nlines"', " 3", "1_000"]))
+CELLS = st.one_of(
+    NUMBERS, st.just(""), st.sampled_from(["False", "text", '"te,xt"', '"two\nlines"', '"a ""b"",\r\n"', " 3", "1_000"])
+)
 STEPS = st.one_of(
     st.integers(0, 6).map(str),
     st.sampled_from(["", "-1", "3.5", "x", "9223372036854775807", "9223372036854775808", " 2", "1_0"]),
@@ -48,7 +50,16 @@ GOOD_ROWS = st.builds(
     lambda *cells: ",".join(cells), NUMBERS, NUMBERS, st.integers(0, 6).map(str), st.just("1775822400.25")
 )
 ODD_LINES = st.sampled_from(
-    ["", "1", "1,2,3,4,5", "b,a,step,wall_time", "a,step,wall_time", "a,b,step,wall_time", '"1","2","3","4"']
+    [
+        "",
+        "1",
+        "1,2,3,4,5",
+        "b,a,step,wall_time",
+        "a,step,wall_time",
+        "a,b,step,wall_time",
+        '"1","2","3","4"',
+        '5" pipe,2,3,4',
+    ]
 )
 LINES = st.lists(st.one_of(GOOD_ROWS, GOOD_ROWS, ROWS, ODD_LINES), max_size=25)
 NEWLINES = st.sampled_from(["\r\n", "\n"])

@@ -110,19 +110,6 @@ def test_estimated_times_never_move(tmp_path: Path) -> None:
     assert [then for delta in portions for then in times(delta)] == [10, 20, 30, 40, 70, 100]
 
 
-def test_estimated_times_of_portions_are_those_of_the_whole(tmp_path: Path) -> None:
-    """The times of portions equal those of the whole run."""
-    path = write_sidecar(tmp_path / "run", time_column=None)
-    write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(6)])
-    cursor, found, more = None, [], True
-    while more:
-        delta = look(path, cursor, limit=2)
-        found += times(delta)
-        assert (delta.remember is None) == (cursor is not None)
-        cursor, more = delta.after, delta.more
-    assert found == [600.0 * count for count in range(1, 7)]
-
-
 def test_anchors_stay_few(tmp_path: Path) -> None:
     """After any number of exports the anchors fit a cursor and keep the first and last."""
     path = write_sidecar(tmp_path / "run", status="running", time_column=None)

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
 from bridge.registry import open_registry
 from bridge.rundir import read_run
-from bridge.sync.export import export_runs
-from bridge.sync.verify import verify_runs
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -74,16 +71,6 @@ def test_the_end_is_never_before_the_start(tmp_path: Path) -> None:
     """The end is not before the start, even if two clocks disagree."""
     run = read_run(make_run(tmp_path / "run", created_at=CREATED_S, ended_at=CREATED_S - 5))
     assert (run.start, run.end) == (CREATED_S, CREATED_S)
-
-
-def test_an_estimate_that_changes_is_no_change(tmp_path: Path) -> None:
-    """A copy without its mtimes sends nothing, and verify finds no difference."""
-    path = csv_logger(tmp_path / "runs" / "a", hparams=NOW - HOUR)
-    exporter = TensorBoardExporter(tmp_path / "tb")
-    assert export_runs([path], exporter).totals.new == 1
-    touch_all(path, NOW + HOUR)
-    assert export_runs([path], exporter).totals.unchanged == 1
-    assert verify_runs([path], exporter).equal
 
 
 def killed(path: Path, **sidecar: object) -> Path:

@@ -92,23 +92,13 @@ def test_a_copy_without_times_of_a_run_that_states_no_status(tmp_path: Path) -> 
     run.mkdir(parents=True)
     write_metrics(run, ["loss", "step"], [(1.0 / (step + 1), step) for step in range(5)])
     (run / "hparams.yaml").write_text("lr: 0.1\n")
-    for path in run.iterdir():
-        os.utime(path, (CREATED_S, CREATED_S))
+    os.utime(run / "metrics.csv", (CREATED_S, CREATED_S))
+    os.utime(run / "hparams.yaml", (CREATED_S - 3600, CREATED_S - 3600))
     assert actions(export(tmp_path), tmp_path) == {"runs/version_0": "new"}
     for path in run.iterdir():
         os.utime(path)
     assert read_run(run).status is Status.RUNNING
     assert actions(export(tmp_path), tmp_path) == {"runs/version_0": "unchanged"}
+    assert verify_runs([run], TensorBoardExporter(tmp_path / "tb")).equal
     write_metrics(run, ["loss", "step"], [(0.1, 5)], append=True)
     assert export(tmp_path).runs[0].reason == "changed: status, end"
-
-
-def test_a_moved_run_goes_on(tmp_path: Path) -> None:
-    """The same identity at another path with all rows of the target continues it."""
-    run = make_run(tmp_path / "runs" / "a", ROWS)
-    export(tmp_path)
-    moved = shutil.move(run, tmp_path / "moved")
-    for rows, action in (([], "unchanged"), ([[0.0, 5, 1775822500.0], [0.0, 6, 1775822501.0]], "changed")):
-        write_metrics(moved, (), rows, append=True)
-        report = export(tmp_path, moved)
-        assert (actions(report, tmp_path), report.totals.points) == ({"moved": action}, len(rows))
