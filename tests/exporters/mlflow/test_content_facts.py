@@ -422,12 +422,6 @@ def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
     assert store.client.get_run(theirs.info.run_id).data.tags == {"a": "b", "mlflow.runName": "first"}
 
 
-def test_nothing_is_masked_without_globs(store: Store) -> None:
-    """Content options decide what is masked."""
-    store.export(make_model_run(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
-    assert store.run().data.params == {"password": "p"}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Beyond the limits of MLflow or a database
 
@@ -445,17 +439,6 @@ def test_nul_characters_are_replaced(uri: str, tmp_path: Path) -> None:
     assert (held.data.params["p"], held.data.tags["k"], held.info.run_name) == ("a\ufffdb", "a\ufffdb", "a\ufffdb")
     assert {"params.p", "notes", "name", "tags"} <= store.read(run).unsupported
     assert store.stale(run) == []
-
-
-def test_renames_are_known_also_without_a_place_for_files(store: Store, tmp_path: Path) -> None:
-    """Without an artifact store a tag maps renamed keys back."""
-    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
-    (tmp_path / "metrics.csv").touch()
-    run = make_model_run(tmp_path, params={"f(x)": 1}, files={"metrics.csv": file_of(tmp_path / "metrics.csv")})
-    store.export(run, ODD)
-    assert read_names_tags(store.run().data.tags)["metrics"] == {"a@b": "a_b"}
-    held = store.read(run)
-    assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
 
 
 def test_long_keys_of_any_script_arrive(store: Store) -> None:

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.errors import ConflictError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, PostgresBulk, SqliteBulk
 from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
 from bridge.exporters.mlflow.tables import artifact_uri
-from bridge.exporters.mlflow.write_db import Database, newest_revision
 from tests.exporters.mlflow.database_help import (
     NEW,
     START_MS,
@@ -23,13 +21,14 @@ from tests.exporters.mlflow.database_help import (
     open_database,
     rows,
     table,
-    wide_rows,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
+
+    from bridge.exporters.mlflow.write_db import Database
 
 
 @pytest.fixture(params=["sqlite", "psycopg2", "psycopg"])
@@ -153,16 +152,6 @@ def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri
     assert client.get_run(ours).info.run_name == "a run"
 
 
-def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
-    """Writing the same points again adds no rows and keeps the latest metrics."""
-    part = rows(awkward_points(seed=2, count=500))
-    ours = make_run(database, rows=part)
-    before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
-    again = RunUpdate(expected_cursor="c0", rows=part, tags={Tag.CURSOR: "c1"})
-    database.write(ours, again)
-    assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
-
-
 @pytest.mark.parametrize("limits", [(100_000, 25_000), (1, 2)])
 def test_a_rewind_replaces_the_points_from_its_step_on(
     client: MlflowClient, database: Database, uri: str, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -208,17 +197,6 @@ def test_a_rewind_deletes_and_inserts_points_of_the_runs_own_metrics_only(
     assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
 
 
-def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri: str) -> None:
-    """A run that another export advanced is a conflict and stays unchanged."""
-    ours = make_run(database, cursor="newer")
-    part = wide_rows(1, 3)
-    change = RunUpdate(expected_cursor="older", rows=part, tags={Tag.CURSOR: "mine"})
-    with pytest.raises(ConflictError):
-        database.write(ours, change)
-    assert table(uri, "metrics", ours) == []
-    assert {"key": Tag.CURSOR, "value": "newer"} in table(uri, "tags", ours)
-
-
 @pytest.mark.parametrize(
     "location", ["file:///data/a b", "/data/plain", "s3://bucket", "s3://bucket/below?x=y", "mlflow-artifacts:/7"]
 )
@@ -227,13 +205,6 @@ def test_artifacts_lie_where_mlflow_puts_them(location: str) -> None:
     from mlflow.utils.uri import append_to_uri_path
 
     assert artifact_uri(location, "abc") == append_to_uri_path(location, "abc", "artifacts")
-
-
-def test_the_newest_schema_is_read_from_the_migrations() -> None:
-    """The newest revision is read as text, without importing MLflow, and equals MLflow's."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    assert newest_revision() == _get_latest_schema_revision()
 
 
 def test_a_history_is_that_of_mlflow_itself(database: Database, client: MlflowClient) -> None:

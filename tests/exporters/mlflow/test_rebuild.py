@@ -9,7 +9,7 @@ import pytest
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.delta_writer import DeltaWriter
-from bridge.exporters.mlflow.facts import Tag, read_names_tags
+from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.store import Candidates
 from bridge.options import ContentOptions
@@ -229,14 +229,6 @@ def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store)
     assert store.run().info.run_id == smaller
     (gone,) = store.runs(deleted=True)
     assert gone.data.tags[Tag.DUPLICATE_OF] == smaller
-
-
-def test_renamed_metrics_do_not_leak_into_a_rebuild(store: Store) -> None:
-    """A rebuild drops the map entry of a renamed metric that is gone."""
-    run = make_model_run()
-    store.export(run, [{"step": 0, "a@b": 1.0}])
-    store.rebuild(run, [delta_of(run, [{"step": 0, "c@d": 1.0}])])
-    assert read_names_tags(store.run().data.tags)["metrics"] == {"c@d": "c_d"}
 
 
 def test_superseded_images_of_a_stopped_export_are_removed(

@@ -432,11 +432,3 @@ def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, stat
     assert caught.value.hint is not None
     assert sum(faulty_proxy.seen.values()) == 1
     assert time.monotonic() - began < 5
-
-
-def test_a_missing_server_is_reported_at_once(tmp_path: Path) -> None:
-    """If nobody listens at the address, the error comes without minutes of retries."""
-    began = time.monotonic()
-    with pytest.raises(TargetUnavailableError, match="No server answers"):
-        Store("http://127.0.0.1:9").export(make_model_run(tmp_path / "run"), LONG)
-    assert time.monotonic() - began < 5
