@@ -5,9 +5,7 @@ Screenshots are left in pytest's temporary folder for people to look at.
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -221,26 +219,6 @@ def test_hparams(show: Callable[[str], Page]) -> None:
         "20260411/090000/xyz": ["0.0010000", "0.15000", "2.0000", "0.90000"],
         "solo": ["a|b *c* <i>", "0.20000", "2.0000", "0.90000"],
         "sweep/a/b/c": ["false", "0.50000", "0.25000", "2.0000", "0.90000"],
-    }
-
-
-def test_hparams_status(board: TensorBoardServer) -> None:
-    """Each session has its run's status, and a running run has none."""
-    request = urllib.request.Request(
-        f"{board.uri}/data/plugin/hparams/session_groups",
-        data=json.dumps(
-            {"experimentName": "", "allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
-        ).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        groups = json.load(answer)["sessionGroups"]
-    assert {group["name"]: group["sessions"][0].get("status", "STATUS_UNKNOWN") for group in groups} == {
-        "20260410/120000/abc": "STATUS_SUCCESS",
-        "20260410/120000/def": "STATUS_FAILURE",
-        "20260411/090000/xyz": "STATUS_UNKNOWN",
-        "solo": "STATUS_FAILURE",
-        "sweep/a/b/c": "STATUS_FAILURE",
     }
 
 

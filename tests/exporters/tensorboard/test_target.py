@@ -61,18 +61,6 @@ def test_every_event_file_begins_at_the_start_of_the_run(
     assert [(event.wall_time, event.file_version) for event in firsts] == [(CREATED_S - 10, "brain.Event:2")] * 3
 
 
-def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, run: Run) -> None:
-    """A delta is refused if another export has moved the cursor."""
-    first = first_of(run)
-    second = second_of(run, first)
-    target = exporter.open(run, SHAPE)
-    target.apply(first)
-    target.apply(second)
-    other = make_delta(run, [make_block([7, 8, 9], {"loss": [0.0] * 3}, first_row=2)], before=first.after)
-    with pytest.raises(TargetUnavailableError, match="changed by someone else"):
-        target.apply(other)
-
-
 def test_portions_that_do_not_say_what_they_follow(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
     """The portions of a whole run follow each other even if only the last can be continued."""
     first = first_of(run)
