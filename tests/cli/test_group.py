@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 import pytest
 from click.testing import CliRunner
 
 from bridge.cli import COMMANDS, LazyGroup, bridge
-from bridge.cli.output import Exit, plain
+from bridge.cli.output import Exit
 from bridge.errors import (
     BridgeError,
     MissingExtraError,
@@ -18,10 +16,7 @@ from bridge.errors import (
     TargetUnavailableError,
     UsageError,
 )
-from tests.cli.calling import call, spawn
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.cli.calling import call
 
 OFFERED = bridge.list_commands(click.Context(bridge))
 
@@ -119,19 +114,6 @@ def test_an_older_click_does_not_suggest_commands(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(click.Group, "resolve_command", resolve)
     assert call("exprot")[2].endswith("Error: No such command 'exprot'. Did you mean 'export'?\n")
     assert call("nothing")[2].endswith("Error: No such command 'nothing'.\n")
-
-
-def test_as_a_module(tmp_path: Path) -> None:
-    """`python -m bridge` is the same command."""
-    done = spawn("show", "nobody", tmp_path, cwd=tmp_path, code=2)
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"Error: No run 'nobody' in {tmp_path}.\n")
-
-
-def test_plain_text_keeps_letters_of_any_script() -> None:
-    """Only control characters are escaped."""
-    assert plain("日本 ü 😀 \t\x07\x9b") == "日本 ü 😀 \\t\\x07\\x9b"
-    assert plain("a\nb\r", lines=True) == "a\nb\\r"
 
 
 def _group(error: BaseException) -> LazyGroup:

@@ -76,13 +76,6 @@ def test_behind(here: Path) -> None:
     assert verify("--strict")[0] == 4
 
 
-def test_json() -> None:
-    """The JSON has a version, the totals, and a line for each run."""
-    data = json.loads(verify("--json")[1])
-    assert (data["version"], data["exit_code"], data["totals"]["same"]) == (1, 0, 2)
-    assert [line["verdict"] for line in data["runs"]] == ["=", "="]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

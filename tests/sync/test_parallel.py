@@ -64,16 +64,6 @@ def verdicts(root: Path, exporter: Exporter) -> dict[str, int]:
     return dict(Counter(str(line.verdict) for line in verify_runs([root], exporter).runs))
 
 
-def test_processes_end_with_the_same_target(tmp_path: Path, tensorboard: Exporter) -> None:
-    """Two workers export all runs, and verify finds them equal."""
-    root = tree(tmp_path / "runs", 6, 50)
-    report = export_runs([root], tensorboard, Options(workers=Workers(processes=2)))
-    assert sorted((line.run_id, str(line.action), line.points) for line in report.runs) == [
-        (f"run{number:02}", "new", 100) for number in range(6)
-    ]
-    assert verdicts(root, tensorboard) == {"=": 6}
-
-
 def test_a_target_with_one_writer_is_written_here(tmp_path: Path, sqlite_uri: str) -> None:
     """A SQLite file has one writer with any number of workers."""
     root = tree(tmp_path / "runs", 4, 50)

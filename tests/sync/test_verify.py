@@ -12,9 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bridge.options import ContentOptions
 from bridge.sync import verify
-from bridge.sync.export import Options, export_runs
+from bridge.sync.export import export_runs
 from bridge.sync.parallel import Workers
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import run_with_images
@@ -105,21 +104,6 @@ def test_a_half_filled_target_differs(run: Path, exporter: MemoryExporter) -> No
     with exporter.opened() as box:
         box.cursor = before
     assert str(check(run, exporter).verdict) == "*"
-
-
-def test_a_directory_that_cannot_be_read(run: Path, exporter: MemoryExporter) -> None:
-    """A run with a broken sidecar is !, and the others are compared."""
-    (make_run(run.parent / "b") / "sidecar.json").write_text("{")
-    report = verify_runs([run.parent], exporter)
-    assert sorted((str(line.verdict), line.run_id) for line in report.runs) == [("!", "b"), ("=", "a")]
-
-
-def test_the_content_options_are_those_of_the_target(tmp_path: Path, exporter: MemoryExporter) -> None:
-    """Verify takes content options from the target."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
-    export_runs([path], exporter, Options(content=ContentOptions(exclude_metrics=("a*",))))
-    line = check(path, exporter)
-    assert (str(line.verdict), line.compared.series, line.compared.points) == ("=", 1, 8)
 
 
 def test_a_sample_is_the_same_each_time(tmp_path: Path, exporter: MemoryExporter) -> None:
