@@ -47,28 +47,6 @@ def points(live: LiveRuns, name: str = "loss") -> list[tuple[int, float]]:
     return list(zip(series.step.tolist(), series.value.tolist(), strict=True))
 
 
-def test_a_run_that_grows_and_is_requeued(tmp_path: Path) -> None:
-    """Each look returns the points that count now, with strictly increasing steps and their own times."""
-    path = make_run(tmp_path / "runs" / "a", [*ROW, {"step": 1, "loss": 3.0}], status="running")
-    live = live_runs(tmp_path / "runs")
-    assert points(live) == [(0, 4.0), (1, 3.0)]
-    write_metrics(path, HEADER, [(2.0, 2, CREATED_S + 2)], append=True)
-    assert points(live) == [(0, 4.0), (1, 3.0), (2, 2.0)]
-    write_metrics(path, HEADER, [(2.5, 1, CREATED_S + 9), (1.5, 2, CREATED_S + 10)], append=True)
-    assert points(live) == [(0, 4.0), (1, 2.5), (2, 1.5)]
-    assert live.series(only(live))["loss"].time.tolist() == [CREATED_S, CREATED_S + 9, CREATED_S + 10]
-
-
-def test_the_newest_row_of_a_running_run_is_shown(tmp_path: Path) -> None:
-    """A view shows the newest row at once, unlike an export, because it writes nothing."""
-    path = make_run(tmp_path / "runs" / "a", ROW, status="running")
-    (path / "heartbeat").touch()
-    live = live_runs(tmp_path / "runs")
-    assert points(live) == [(0, 4.0)]
-    write_metrics(path, HEADER, [(3.0, 0, CREATED_S + 1)], append=True)
-    assert points(live) == [(0, 3.0)]
-
-
 def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first request scans; later ones get the last list while a scan runs, and soon the new one."""
     monkeypatch.setattr(live_module, "STALE_AFTER", 60.0)
@@ -167,21 +145,6 @@ def test_a_metrics_file_that_comes_later(tmp_path: Path) -> None:
     write_metrics(path, HEADER, [(1.0, 0, CREATED_S)])
     os.utime(path / "heartbeat", (time.time(), time.time() + 1))
     assert points(live) == [(0, 1.0)]
-
-
-def test_a_run_of_event_files(tmp_path: Path) -> None:
-    """A TensorBoardLogger's run is shown and grows with its file."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(tmp_path / "runs" / "version_0")) as writer:
-        writer.add_scalar("loss", 0.5, 0)
-        writer.flush()
-        live = live_runs(tmp_path / "runs")
-        assert live.metrics(only(live)) == ["loss"]
-        assert points(live) == [(0, 0.5)]
-        writer.add_scalar("loss", 0.25, 1)
-        writer.flush()
-        assert points(live) == [(0, 0.5), (1, 0.25)]
 
 
 def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

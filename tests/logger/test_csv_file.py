@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logger.csv_file import MetricsFile, read_records
+from logger.csv_file import MetricsFile
 from logger.row import Row
 from tests.logger.rows import media, read_rows, sidecar, steps
 
@@ -80,18 +79,6 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, there: str, kept: str, count: in
     assert (text(tmp_path), file.rows) == (kept, count)
     file.append(rows({"a": 7}, start=9))
     assert text(tmp_path) == (kept or "step,a\r\n") + "9,7\r\n"
-
-
-@pytest.mark.parametrize("odd", ["\r\n", '7,"two\nlines"\r\n', "a,step\r\n", "7,step\r\n", "7" * 40 + ",1\r\n", ""])
-def test_records_are_those_of_the_csv_module(tmp_path: Path, odd: str) -> None:
-    """Plain lines are told apart without the csv module; the records are its own, with an odd line among them too."""
-    there = "step,a\r\n" + "1,2\r\n" * 5 + odd + "3,4\n" * 6
-    path = tmp_path / "metrics.csv"
-    path.write_bytes(f"{there}5,".encode())
-    records = list(read_records(path))
-    assert b"".join(record.raw for record in records).decode() == there
-    cells = [[*record.values().values()] if record.values() else [] for record in records]
-    assert cells == list(csv.reader(there.splitlines(keepends=True)))
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,3 @@ def test_a_broken_summary_is_no_statistics(tmp_path: Path, content: str) -> None
     short, long = both(run)
     assert short is None
     assert long.stats == {}
-
-
-def test_a_link_is_left_alone(tmp_path: Path) -> None:
-    """The short reader declines links, because only `read_run` checks where they lead."""
-    run = make_run(tmp_path / "a", **ORDINARY)
-    (run / "sidecar.json").rename(tmp_path / "elsewhere")
-    (run / "sidecar.json").symlink_to(tmp_path / "elsewhere")
-    assert read_ended(str(run), os.lstat(run / "sidecar.json"), None) is None

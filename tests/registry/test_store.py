@@ -132,14 +132,6 @@ def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
     assert (sorted(run.run_id for run in first), [run.run_id for run in second], said) == (["a", "b"], ["c"], [])
 
 
-def test_a_cache_that_cannot_be_made_is_done_without(runs: Path, cache: Path) -> None:
-    """Without a writable cache directory the scan continues in memory with one message."""
-    cache.touch()
-    registry, said = opened(runs)
-    assert (len(registry), len(said)) == (2, 1)
-    assert said[0].startswith("The cache of runs cannot be used, so the runs are kept in memory: ")
-
-
 def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If another process holds the lock for too long, the scan continues in memory with one message."""
     opened(runs)
