@@ -19,7 +19,7 @@ from bridge.model import Status
 from bridge.registry.record import FIELDS as RECORD_FIELDS
 from bridge.registry.store import Store, refuse_foreign, scan, with_statistics, with_store
 from bridge.registry.where import FIELDS, Kind, column, parse, status_of
-from bridge.rundir.times import Clock
+from bridge.rundir.run import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

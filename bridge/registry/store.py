@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from bridge.rundir.discover import RunListing
-    from bridge.rundir.times import Clock
+    from bridge.rundir.run import Clock
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.rundir.discover import discover, file_stamp, runs_within
-from bridge.rundir.run import read_run
-from bridge.rundir.times import Clock
+from bridge.rundir.run import Clock, read_run
 
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole

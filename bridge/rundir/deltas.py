@@ -27,9 +27,8 @@ from bridge.rundir.resume import (
     superseded_notices,
     without_last_step,
 )
-from bridge.rundir.rows import MODULUS, to_hex
+from bridge.rundir.rows import MODULUS, Estimate, to_hex
 from bridge.rundir.series import other_run_notices
-from bridge.rundir.times import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from bridge.model import Block, Run
     from bridge.options import ContentOptions
     from bridge.rundir.resume import Table
-    from bridge.rundir.rows import Rows
-    from bridge.rundir.times import Anchors
+    from bridge.rundir.rows import Anchors, Rows
 
 LOOKS = 4
 BETWEEN_LOOKS = 1.0

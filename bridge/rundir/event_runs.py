@@ -18,7 +18,6 @@ from bridge.errors import RunDirectoryError
 from bridge.files import Refused, clean, open_plain, own_file, read_head, shortened
 from bridge.model import Notice, NoticeKind, RunFile
 from bridge.rundir.header import Layout, bytes_digest
-from bridge.rundir.times import is_time
 from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
@@ -143,6 +142,8 @@ def read_event_facts(
     hyperparameters are those of the HPARAMS page in the last file that has some. Of a large file only the beginning is
     read, and its mtime counts as its last wall time.
     """
+    from bridge.rundir.rows import is_time  # numpy takes a while
+
     found = []
     times: list[float] = []
     for file in _own_files(folder, event_names(folder), notices):

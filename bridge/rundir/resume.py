@@ -20,8 +20,7 @@ from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable
 from bridge.rundir.overlap import LastPoints, LatePoints, Replaced
-from bridge.rundir.rows import to_hex
-from bridge.rundir.times import Estimate, fill, is_time
+from bridge.rundir.rows import Estimate, fill, is_time, to_hex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

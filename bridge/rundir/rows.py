@@ -1,4 +1,7 @@
-"""Hold consecutive rows of a table of metrics as columns of numbers, and compute the digest of their content."""
+"""Hold consecutive rows of a table of metrics as columns of numbers.
+
+Compute the digest of their content, and their times: those in the time column, or estimates.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bridge.model import NoticeKind
+    from bridge.model import NoticeKind, Run
     from bridge.rundir.header import Layout
 
 _SPARSE = 8
@@ -193,3 +196,73 @@ class Rows:
         if self.layout.time is not None:
             total += _cells_digest(("\0time",), self.time.view(np.uint64)[None, :], ~np.isnan(self.time)[None, :])
         return int((total * _row_words(self.first, len(self))).sum(dtype=np.uint64)) % MODULUS
+
+
+# Times --------------------------------------------------------------------------------------------------------------
+
+Anchors: TypeAlias = "tuple[tuple[int, float], ...]"
+"""(rows so far, time in seconds since the epoch), rising in both."""
+
+MOST_ANCHORS = 32
+"""More anchors are thinned, so that a cursor stays small."""
+
+_YEAR_10000 = 253402300800.0
+
+
+def is_time(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each of `times` if a clock can give it: seconds from 1970 up to the year 9999. NaN is no time."""
+    good: NDArray[np.bool_] = (times >= 0.0) & (times < _YEAR_10000)
+    return good
+
+
+def fill(times: NDArray[np.float64], before: float) -> NDArray[np.float64]:
+    """Return `times` with each impossible one replaced by the time before it, the first by `before`."""
+    good = is_time(times)
+    if good.all():
+        return times
+    # at[i] is the index of the last good time up to i, or -1: a running maximum carries each good index forward.
+    at = np.where(good, np.arange(len(times)), -1)
+    np.maximum.accumulate(at, out=at)
+    return np.where(at >= 0, times[at], before)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Spread the times of rows evenly between `anchors`."""
+
+    anchors: Anchors
+
+    @classmethod
+    def begin(cls, run: Run, anchors: Anchors = ()) -> Estimate:
+        """Begin with the anchors of a target's cursor, or with the start of the run."""
+        return cls(anchors or ((0, run.start),))
+
+    def reaching(self, rows: int, run: Run) -> Estimate:
+        """Return an estimate with one more anchor: `rows` rows at the run's end, or at the mtime of metrics.csv.
+
+        Earlier anchors do not move, and so neither do times that were sent.
+        """
+        last, then = self.anchors[-1]
+        if rows <= last:
+            return self
+        found = run.files.get("metrics.csv")
+        now = run.end if run.end is not None else found.mtime_ns / 1e9 if found is not None else run.last_alive
+        return Estimate(_thinned((*self.anchors, (rows, max(round(now, 3), then)))))
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the time of each row number: the moment at which the count of rows reaches it."""
+        counts = [count for count, _ in self.anchors]
+        return np.interp(rows + 1, counts, [then for _, then in self.anchors])
+
+
+def _thinned(anchors: Anchors) -> Anchors:
+    """Return `anchors`, if they are too many without the one that deviates least from a line between its neighbours."""
+    if len(anchors) <= MOST_ANCHORS:
+        return anchors
+
+    def deviation(place: int) -> float:
+        (low, before), (count, then), (high, after) = anchors[place - 1 : place + 2]
+        return abs(before + (after - before) * (count - low) / (high - low) - then)
+
+    least = min(range(1, len(anchors) - 1), key=deviation)
+    return anchors[:least] + anchors[least + 1 :]

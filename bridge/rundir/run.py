@@ -7,11 +7,15 @@ files, which `event_runs` reads.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
 import stat
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +41,6 @@ from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import LFS_POINTER, lstat, why_no_run
 from bridge.rundir.event_runs import FRESH, read_event_facts
 from bridge.rundir.header import cells_of, first_row, read_layout
-from bridge.rundir.times import Clock
 from logger.sidecar import Sidecar, SidecarError, Summary, decode_document, parse_heartbeat, parse_time
 from logger.values import ClassName, flatten, param_scalar
 
@@ -67,6 +70,11 @@ EVENT_TIME = "wall_time"
 
 _ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
 _HOUR = 3600.0
+
+ALLOWANCE = 60.0
+"""Seconds by which the file server's clock may be off while it is not known."""
+
+_REFRESH_S = 300.0
 _WELL_BEFORE = 60.0
 """Seconds by which a file must be older than the end of its run to tell of the start."""
 
@@ -294,6 +302,50 @@ def _status(word: str | None, *, alive: bool) -> Status:
     if alive:
         return Status.RUNNING
     return Status.KILLED if word == "running" else Status.UNKNOWN
+
+
+class Clock:
+    """Tell how old files are.
+
+    `directory`, a cache of ours, may be written to. Files on its file system are judged by the clock that dates a new
+    file there. Other files are judged by this machine's clock, a minute in their favour.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self._device: int | None = None
+        self._ahead = 0.0
+        self._asked = -_REFRESH_S
+        self._comparing = threading.Lock()
+
+    def age(self, found: os.stat_result, then: float | None = None) -> float:
+        """Return the age in seconds, never negative, of the file with the stat result `found`.
+
+        `then`, a time that the file's writer stated, replaces its mtime.
+        """
+        with self._comparing:
+            self._compare()
+        now = time.time() - (found.st_mtime if then is None else then)
+        if self._device is not None and found.st_dev == self._device:
+            return max(0.0, now + self._ahead)
+        return max(0.0, now - ALLOWANCE)
+
+    def _compare(self) -> None:
+        """Compare the two clocks, again every few minutes, since a long `--follow` sees them drift."""
+        if self._directory is None or time.monotonic() - self._asked < _REFRESH_S:
+            return
+        self._asked = time.monotonic()
+        self._device = None
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._directory, prefix=".clock-") as file:
+                before = time.time()
+                file.write(b".")
+                file.flush()
+                os.fsync(file.fileno())
+                found = os.fstat(file.fileno())
+                self._ahead = found.st_mtime - (before + time.time()) / 2
+                self._device = found.st_dev
 
 
 @dataclass(frozen=True, slots=True)
