@@ -1,14 +1,16 @@
 """Export: bring runs into a target, and each time only what is new.
 
-`export_runs` gathers the runs, asks the target for the state of each, and exports them with `bridge.sync.parallel`.
-Runs that are known to be unchanged are not even read (`bridge.sync.unchanged`). `export_run` exports one run: it reads
-the run directory past the target's cursor, delta by delta, and passes each delta to the target. A dry run does the same
-with a target that touches nothing.
+`export_runs` gathers the runs, asks the target for the state of each, and exports them with `bridge.sync.parallel`, in
+batches of one run, or of several small ones if that is faster for the target (`Exporter.batch`). Runs that are known to
+be unchanged are not even read (`bridge.sync.unchanged`). `export_run` exports one run: it reads the run directory past
+the target's cursor, delta by delta, and passes each delta to the target. A dry run does the same with a target that
+touches nothing.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,23 +27,30 @@ from bridge.errors import (
     RunDirectoryError,
     TargetError,
     TargetRefusedError,
+    TargetUnavailableError,
 )
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, as_sent, fitting
 from bridge.options import ContentOptions, as_written
-from bridge.sync.parallel import Workers, export_all
+from bridge.sync.parallel import Workers, run_batches
 from bridge.sync.report import WRITTEN, Action, Progress, Report, RunReport, explained, older_copy_of, summarise_notices
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter, Target, TargetState
     from bridge.model import Cursor, Delta, Notice, Run
     from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
+
+SMALL_RUN = 1 << 20
+"""Bytes of a run directory up to which a run shares a batch with others. They become one delta."""
+
+MOST_FAULTS = 3
+"""Runs in a row that may fail because of the same fault of the target before the others are given up."""
 
 MOST_CONFLICTS = 50
 """Attempts at one run while other exports change its target. Each of these exports gets further meanwhile."""
@@ -130,8 +139,7 @@ def export_gathered(
             states = exporter.cursors(runs)
             tasks = [options.task(run, states[run.identity]) for run in runs]
             shown.start(len(tasks))
-            work = partial(export_batch, dry_run=options.dry_run)
-            with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
+            with closing(_export_all(tasks, exporter, options, shown)) as reports:
                 for line in reports:
                     lines.append(line)
                     shown.run_done(line)
@@ -185,22 +193,80 @@ class ExportTask(msgspec.Struct, frozen=True):
         return RunReport.of(self.run, action=action, reason=reason, hint=hint, retry=retry)
 
 
+def _export_all(
+    tasks: Sequence[ExportTask], exporter: Exporter, options: Options, progress: Progress
+) -> Generator[RunReport, None, None]:
+    """Export the runs of `tasks`, and yield the reports in the order in which they are done.
+
+    A target with a single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the
+    same fault of the target, the runs that have not begun fail with it too, so that they do not all wait for it. Raises
+    MissingExtraError and TargetUnavailableError if the Dask cluster cannot be reached at first.
+    """
+    capabilities = exporter.capabilities
+    pool = None
+    if not capabilities.single_writer:
+        size = sum(task.backlog for task in tasks)
+        pool = options.workers.pool(count=len(tasks), size=size, wait=capabilities.threads)
+    most = capabilities.batch_runs
+    work = partial(export_batch, dry_run=options.dry_run)
+    if pool is None:
+        work = partial(work, moved=progress.moved)
+    else:
+        tasks = sorted(tasks, key=lambda task: task.backlog, reverse=True)
+        # Each worker gets several batches, so that none is idle while another one has many runs left.
+        most = min(most, len(tasks) // (4 * pool[1]))
+    waiting = deque(_batches(tasks, most))
+    fault, in_a_row = "", 0
+    with closing(run_batches(waiting, work, exporter, pool)) as outcomes:
+        for task, outcome in outcomes:
+            report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
+            if pool is not None:
+                progress.moved(report.points)
+            yield report
+            if not (report.failed and report.retry):
+                in_a_row = 0
+                continue
+            in_a_row = in_a_row + 1 if report.reason == fault else 1
+            fault = report.reason
+            if in_a_row >= MOST_FAULTS:
+                error = TargetUnavailableError(report.reason, hint=report.hint)
+                left = [task for batch in waiting for task in batch]
+                waiting.clear()
+                yield from (task.failed(error) for task in left)
+
+
+def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask]]:
+    """Yield consecutive small tasks in batches of up to `most`, every other task alone."""
+    batch: list[ExportTask] = []
+    for task in tasks:
+        is_small = task.backlog <= SMALL_RUN
+        if batch and (len(batch) >= most or not is_small):
+            yield batch
+            batch = []
+        if is_small:
+            batch.append(task)
+        else:
+            yield [task]
+    if batch:
+        yield batch
+
+
 def export_batch(
     tasks: Sequence[ExportTask],
     exporter: Exporter,
     *,
     dry_run: bool = False,
-    sent: Callable[[int], None] = lambda points: None,
+    moved: Callable[[int], None] = lambda points: None,
 ) -> list[RunReport]:
     """Bring some runs into their targets together, and report on each as `export_run` does."""
     reports: list[RunReport] = []
     try:
         with exporter.batch():
             for task in tasks:
-                reports.append(export_run(task, exporter, dry_run=dry_run, sent=sent))  # noqa: PERF401 - used if it ends
+                reports.append(export_run(task, exporter, dry_run=dry_run, moved=moved))  # noqa: PERF401 - used if it ends
     except (ConflictError, TargetRefusedError):
         # One of them is the reason, and the others must not fail with it.
-        return [export_run(task, exporter, dry_run=dry_run, sent=sent) for task in tasks]
+        return [export_run(task, exporter, dry_run=dry_run, moved=moved) for task in tasks]
     except TargetError as error:
         pairs = zip(tasks, reports, strict=True)
         return [task.failed(error) if report.action in WRITTEN else report for task, report in pairs]
@@ -212,16 +278,16 @@ def export_run(
     exporter: Exporter,
     *,
     dry_run: bool = False,
-    sent: Callable[[int], None] = lambda points: None,
+    moved: Callable[[int], None] = lambda points: None,
 ) -> RunReport:
     """Bring one run into its target and report what was done, or with `dry_run` what would be done.
 
-    `sent` is called with the number of points of each delta that the target has. A failure of any kind is the run's
+    `moved` is called with the number of points of each delta that the target has. A failure of any kind is the run's
     report; only KeyboardInterrupt and the like come out.
     """
     started = time.perf_counter()
     try:
-        report = _RunExport(task, exporter, dry_run, sent).carry_out()
+        report = _RunExport(task, exporter, dry_run, moved).carry_out()
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         report = task.failed(error)
     return with_fields(report, seconds=round(time.perf_counter() - started, 6))
@@ -231,13 +297,13 @@ def export_run(
 class _RunExport:
     """The export of one run.
 
-    `done` sums up what was sent so far. `action` and `reason` are for the report. `sent` is as in `export_run`.
+    `done` sums up what was sent so far. `action` and `reason` are for the report. `moved` is as in `export_run`.
     """
 
     task: ExportTask
     exporter: Exporter
     dry_run: bool
-    sent: Callable[[int], None]
+    moved: Callable[[int], None]
     target: Target | _DryRunTarget = field(init=False)
     done: Applied = field(default_factory=Applied)
     action: Action = Action.UNCHANGED
@@ -370,11 +436,11 @@ class _RunExport:
         return rundir.read_whole(self.task.run, self.task.content, self._read_options(), anchors=anchors)
 
     def _watch(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
-        """Pass deltas on. Add the notices of each to the report, and call `sent` when the target asks for the next."""
+        """Pass deltas on. Add the notices of each to the report, and call `moved` when the target asks for the next."""
         for delta in deltas:
             self.done += Applied(notices=delta.notices)
             yield delta
-            self.sent(delta.points)
+            self.moved(delta.points)
 
     def _read_options(self) -> rundir.ReadOptions:
         capabilities = self.exporter.capabilities

@@ -1,10 +1,6 @@
-"""Bring many runs into their targets at once: each batch of runs is done here or by a `concurrent.futures` executor.
+"""Work on many runs at once, in batches: in this process, or by a `concurrent.futures` executor.
 
-A batch is one run, or several small ones if that is faster for the target (`Exporter.batch`).
-
-Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target
-with a single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of
-the target, the runs that have not begun fail with it too, so that they do not all wait for the target.
+Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster.
 
 Tasks never raise: a run's failure is its report. So whatever a future raises comes from its executor (a killed worker,
 a lost scheduler). The runs that were in flight then are tried once more, one by one in fresh executors, so that the one
@@ -30,11 +26,9 @@ import msgspec
 from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from bridge.exporters.contract import Exporter
-    from bridge.sync.export import ExportTask
-    from bridge.sync.report import Progress, RunReport
 
 P = ParamSpec("P")
 Pool: TypeAlias = "tuple[Callable[[], Executor], int]"
@@ -45,12 +39,6 @@ R = TypeVar("R")
 
 WORTH_WORKERS = 64 << 20
 """Bytes of run directories to read, below which starting worker processes costs more than it saves."""
-
-SMALL_RUN = 1 << 20
-"""Bytes of a run directory up to which a run shares a batch with others. They become one delta."""
-
-MOST_FAULTS = 3
-"""Runs in a row that may fail because of the same fault of the target before the others are given up."""
 
 CONNECT_TIMEOUT = 30.0
 """Seconds within which a Dask scheduler must answer."""
@@ -90,68 +78,6 @@ class Workers(msgspec.Struct, frozen=True, kw_only=True):
         if self.processes < 2 or size < WORTH_WORKERS:
             return None
         return functools.partial(WorkerProcesses, self.processes), 2 * self.processes
-
-
-def export_all(
-    tasks: Sequence[ExportTask],
-    exporter: Exporter,
-    work: Callable[..., Sequence[RunReport]],
-    *,
-    workers: Workers,
-    progress: Progress,
-) -> Generator[RunReport, None, None]:
-    """Do `work(batch, exporter)` for batches of the tasks, and yield the reports in the order in which they are done.
-
-    `work` returns a report for each task of the batch. It takes a callable `sent` as well, which it calls with the
-    points of each delta. Raises MissingExtraError and TargetUnavailableError if the Dask cluster cannot be reached at
-    first.
-    """
-    capabilities = exporter.capabilities
-    pool = None
-    if not capabilities.single_writer:
-        size = sum(task.backlog for task in tasks)
-        pool = workers.pool(count=len(tasks), size=size, wait=capabilities.threads)
-    most = capabilities.batch_runs
-    if pool is None:
-        work = functools.partial(work, sent=progress.moved)
-    else:
-        tasks = sorted(tasks, key=lambda task: task.backlog, reverse=True)
-        # Each worker gets several batches, so that none is idle while another one has many runs left.
-        most = min(most, len(tasks) // (4 * pool[1]))
-    waiting = deque(_batches(tasks, most))
-    fault, in_a_row = "", 0
-    with contextlib.closing(run_batches(waiting, work, exporter, pool)) as outcomes:
-        for task, outcome in outcomes:
-            report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
-            if pool is not None:
-                progress.moved(report.points)
-            yield report
-            if not (report.failed and report.retry):
-                in_a_row = 0
-                continue
-            in_a_row = in_a_row + 1 if report.reason == fault else 1
-            fault = report.reason
-            if in_a_row >= MOST_FAULTS:
-                error = TargetUnavailableError(report.reason, hint=report.hint)
-                left = [task for batch in waiting for task in batch]
-                waiting.clear()
-                yield from (task.failed(error) for task in left)
-
-
-def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask]]:
-    """Yield consecutive small tasks in batches of up to `most`, every other task alone."""
-    batch: list[ExportTask] = []
-    for task in tasks:
-        is_small = task.backlog <= SMALL_RUN
-        if batch and (len(batch) >= most or not is_small):
-            yield batch
-            batch = []
-        if is_small:
-            batch.append(task)
-        else:
-            yield [task]
-    if batch:
-        yield batch
 
 
 def run_batches(
