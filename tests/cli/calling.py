@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from click.testing import CliRunner
 
@@ -31,3 +34,18 @@ def spawn(
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def on_a_terminal(*words: str, stream: str = "stdout", env: Mapping[str, str], **how: Any) -> str:
+    """Run `python WORDS`, whose stdout or stderr is a terminal, and return what it draws there; it must succeed."""
+    terminal, end = pty.openpty()
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: end}
+    drawn = b""
+    with subprocess.Popen([sys.executable, *words], env=os.environ | env, **streams, **how) as process:
+        os.close(end)
+        with contextlib.suppress(OSError):  # a terminal whose other end is closed is an error to read
+            while part := os.read(terminal, 65536):
+                drawn += part
+    os.close(terminal)
+    assert process.returncode == 0, drawn.decode()
+    return drawn.decode()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import pty
 import re
 import shlex
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.calling import call
+from tests.cli.calling import call, on_a_terminal
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -288,19 +284,8 @@ def test_show_tells_the_last_start(here: Path) -> None:
 
 def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
     """Return the output on a terminal of that width, without colours."""
-    terminal, end = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "bridge", *words], stdout=end, stderr=subprocess.DEVNULL, env=environment
-    ) as process:
-        os.close(end)
-        drawn = b""
-        with contextlib.suppress(OSError):  # a terminal whose other end is closed is an error to read
-            while part := os.read(terminal, 65536):
-                drawn += part
-        assert process.wait() == 0
-    os.close(terminal)
-    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).splitlines()]
+    drawn = on_a_terminal("-m", "bridge", *words, env={"COLUMNS": str(columns), "TERM": "xterm"})
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn).splitlines()]
 
 
 @pytest.mark.parametrize("command", ["ls", "scan", "export", "verify"])

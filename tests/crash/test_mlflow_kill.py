@@ -61,13 +61,6 @@ class Growing(LivingRun):
         self.edit(status="completed")
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "server"])
-def uri(request: pytest.FixtureRequest) -> str:
-    if request.param == "server":
-        return str(request.getfixturevalue("mlflow_server").uri)
-    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
-
-
 def kill_and_heal(zygote: Zygote, uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
     """Export a growing run, killed each time at some instant, then once without a kill.
 

@@ -23,16 +23,10 @@ PLACES = ("sqlite", "postgresql", "server")
 CHILDREN = 8
 
 
-@pytest.fixture
-def uri(place: str, request: pytest.FixtureRequest) -> str:
-    if place == "server":
-        return str(request.getfixturevalue("mlflow_server").uri)
-    return str(request.getfixturevalue("sqlite_uri" if place == "sqlite" else "postgres_uri"))
-
-
 @pytest.mark.parametrize(
-    ("place", "count"),
+    ("uri", "count"),
     [*((place, 4) for place in PLACES), *(pytest.param(place, 2, marks=pytest.mark.slow) for place in PLACES)],
+    indirect=["uri"],
 )
 def test_exports_at_once_end_with_one_run_each(heavy: Zygote, uri: str, tmp_path: Path, count: int) -> None:
     """Simultaneous exports make one run per directory, also after every run has grown and rewound."""
@@ -60,7 +54,6 @@ def test_exports_at_once_end_with_one_run_each(heavy: Zygote, uri: str, tmp_path
     assert len(there["job-0"]["points"]["loss"]) == 4 * PART - PART // 2
 
 
-@pytest.mark.parametrize("place", PLACES)
 def test_eight_exports_of_eight_children_end_with_one_parent(heavy: Zygote, uri: str, tmp_path: Path) -> None:
     """The tasks of an array job each export their own run at one moment, and one parent counts them all."""
     experiment = f"children-{tmp_path.name}"

@@ -9,15 +9,14 @@ import contextlib
 import csv
 import json
 import os
-import pty
 import re
 import sqlite3
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.calling import on_a_terminal
 from tests.exporters.tensorboard.event_files import events, file_of
 from tests.pictures import png
 from tests.run_dirs import CREATED
@@ -201,19 +200,9 @@ def test_a_terminal_is_not_steered(scene: Scene) -> None:
     """A terminal receives no control sequences except colours, and markup is text."""
     commands = [["ls", "runs"], *(["show", f"runs/{name}"] for name in TEXTS)]
     code = f"from bridge.cli import bridge\nfor words in {commands}: bridge.main(words, standalone_mode=False)"
-    terminal, end = pty.openpty()
     own = {"COLUMNS": "300", "TERM": "xterm-256color", "BRIDGE_CACHE_DIR": str(scene.root / "cache")}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=scene.root, stdout=end, stderr=subprocess.DEVNULL, env=os.environ | own
-    ) as process:
-        os.close(end)
-        drawn = b""
-        with contextlib.suppress(OSError):  # a terminal whose other end is closed is an error to read
-            while part := os.read(terminal, 65536):
-                drawn += part
-        assert process.wait() == 0
-    os.close(terminal)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).replace("\r\n", "\n")
+    drawn = on_a_terminal("-c", code, cwd=scene.root, env=own)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", drawn).replace("\r\n", "\n")
     assert len(drawn) > len(text)  # there were colours
     assert_harmless(text)
     assert "[red]m[/red][link=file:///etc/passwd]x[/link][/]:smile:" in text

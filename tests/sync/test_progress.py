@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import re
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from io import StringIO
@@ -23,6 +19,7 @@ from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.parallel import Workers
 from bridge.sync.report import Action, Progress, RunReport
+from tests.cli.calling import on_a_terminal
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
 
@@ -130,18 +127,8 @@ def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing(monkeypatch: pytest
 def test_a_real_terminal_shows_a_bar(tmp_path: Path) -> None:
     """The bar shows runs, points and the remaining time, and disappears at the end."""
     make_run(tmp_path / "runs" / "a", rows(20_000))
-    here, there = pty.openpty()
-    drawn = b""
-    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=there) as process:
-        os.close(there)
-        with contextlib.suppress(OSError):  # Linux, when the other end is closed
-            while part := os.read(here, 4096):
-                drawn += part
-    os.close(here)
-    seen = drawn.decode()
-    assert process.returncode == 0, seen
+    words = ("-m", "bridge", "export", "runs", "--to", "tensorboard")
+    seen = on_a_terminal(*words, stream="stderr", cwd=tmp_path, env={"TERM": "xterm", "COLUMNS": "100"})
     frame = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert re.search(r"runs +━+ +1/1 +0:00:00 +20,000 points, [\d,]+ points/s", frame), frame
     assert seen.endswith("\x1b[2K")
