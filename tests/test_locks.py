@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.locks import file_lock, machine_lock
 
-PROJECT = Path(__file__).parents[1]
-
-HOLDER = """
-import sys
-from pathlib import Path
-from bridge.locks import file_lock
-with file_lock(Path(sys.argv[1])) as held:
-    print(held, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_one_holder_at_a_time(tmp_path: Path) -> None:
-    """A lock is waited for, and is free as soon as its holder is killed."""
-    path = tmp_path / "lock"
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        with pytest.raises(TimeoutError), file_lock(path, wait=0.0):
-            pytest.fail("two processes hold one lock")
-        process.kill()
-        with file_lock(path, wait=60.0) as held:
-            assert held
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_forked_process_does_not_prolong_a_lock(tmp_path: Path) -> None:
@@ -61,17 +36,6 @@ def test_an_error_in_the_block_is_the_callers(tmp_path: Path) -> None:
         raise OSError(errno.ENOLCK, "mine")
     with file_lock(tmp_path / "lock", wait=0.0) as held:
         assert held
-
-
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without lock support the block runs and learns so."""
-
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with file_lock(tmp_path / "lock") as held:
-        assert not held
 
 
 def test_a_named_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

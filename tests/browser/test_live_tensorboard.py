@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.pictures import log_image, png
-from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.run_dirs import CREATED_S, make_run, write_metrics
 from tests.servers import viewing
 
 if TYPE_CHECKING:
@@ -116,14 +115,3 @@ def test_images_texts_and_hyperparameters(page: Page, address: str, runs: Path, 
     page.goto(f"{address}?darkMode=false#scalars")
     expect(page.locator("tf-scalar-card").first).to_be_attached()
     assert failures == []
-
-
-def test_an_edit_shows_at_the_next_look(page: Page, address: str, runs: Path) -> None:
-    """TEXT shows edited notes without a restart of the server."""
-    write_sidecar(runs / "two", status="failed", notes="a second thought", hparams={"lr": 0.01, "opt": "sgd"})
-    for _ in range(20):
-        page.goto(f"{address}?darkMode=false#text")
-        with contextlib.suppress(AssertionError):
-            expect(page.locator("tf-text-dashboard").get_by_text("a second thought").first).to_be_attached(timeout=3000)
-            return
-    raise AssertionError("the new notes are not shown")

@@ -37,21 +37,22 @@ def test_name_notes_tags_and_archived_change_and_all_else_stays(run: Path) -> No
     assert sidecar(run) == {**before, "notes": "# seen", "tags": [], "archived": False}
 
 
-def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
-    """`set` refuses a run without a sidecar, because a new one would change its identity."""
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has no sidecar.json, so its name, notes and tags cannot be changed: its logger keeps none.\n"),
+        ("{", "sidecar.json cannot be read"),
+    ],
+    ids=["missing", "broken"],
+)
+def test_what_is_no_sidecar_is_not_edited(run: Path, content: str | None, said: str) -> None:
+    """A broken sidecar stays, and none is made, because a new one would change the run's identity."""
     (run / "sidecar.json").unlink()
+    if content is not None:
+        (run / "sidecar.json").write_text(content)
     code, out, err = call("set", "runs/a", "--notes", "x")
-    assert (code, out) == (1, "")
-    assert err.endswith("has no sidecar.json, so its name, notes and tags cannot be changed: its logger keeps none.\n")
-    assert not (run / "sidecar.json").exists()
-
-
-def test_a_run_that_cannot_be_read_is_not_edited(run: Path) -> None:
-    """A broken sidecar is an error with the reason, and stays as it is."""
-    (run / "sidecar.json").write_text("{")
-    code, out, err = call("set", "runs/a", "--notes", "x")
-    assert (code, out, "sidecar.json cannot be read" in err) == (1, "", True)
-    assert (run / "sidecar.json").read_text() == "{"
+    assert (code, out, said in err) == (1, "", True)
+    assert [path.read_text() for path in run.glob("sidecar.json")] == ([] if content is None else [content])
 
 
 def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,13 +45,6 @@ def made(*words: str, env: Mapping[str, str] | None = None) -> Result:
     return CliRunner(env=bare | dict(env or {})).invoke(make, list(words))
 
 
-def test_exporters_are_found_by_name_or_place() -> None:
-    """MLflow and TensorBoard are found by name; `module:factory` names an exporter that is not installed."""
-    assert {"mlflow", "tensorboard"} <= set(exporter_names())
-    assert find_exporter("tensorboard") is TensorBoardExporter
-    assert find_exporter("tests.memory_exporter:MemoryExporter") is MemoryExporter
-
-
 class Meeting(MemoryExporter):
     """Waits for a server, as it were: eight runs must be on their way before the first one goes on."""
 

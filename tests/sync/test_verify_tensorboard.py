@@ -61,16 +61,6 @@ def event_files(logdir: Path) -> list[Path]:
     return found
 
 
-def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
-    """After an export every point and image is equal; a broken image, which the export named, is not counted."""
-    log_image(run, 9, "broken.png", b"\x89PNG\r\n\x1a\n" + bytes(20))
-    assert [notice.kind for notice in export_runs([run], exporter).runs[0].notices] == ["unreadable media"]
-    (line,) = verify(run, exporter).runs
-    assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
-    assert (line.compared.series, line.compared.points, line.compared.media) == (2, 100, 3)
-    assert not line.behind
-
-
 def test_a_flipped_bit_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
     """A flipped bit anywhere in an event file is found by a checksum or by its content."""
     for file in event_files(tmp_path / "tb"):

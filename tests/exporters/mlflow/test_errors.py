@@ -95,7 +95,7 @@ def test_errors_of_a_database_are_classified(cause: Exception, kind: type[Target
 
 
 def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
-    """An untrusted certificate fails without retries, and one named as trusted is accepted."""
+    """An untrusted certificate fails without retries, with a hint at the variable that names one as trusted."""
     certificate, key = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
