@@ -50,11 +50,18 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 def _tensorboard(folder: Path, runs: Path, number: int) -> list[dict[str, Any]]:
     work = f"{number:,} small runs into TensorBoard, whole processes, processor time"
-    ours = measure(bridge("export", runs, "--to", "tensorboard", "--logdir", folder / "tb", "-q"), folder)
-    theirs = measure([sys.executable, "-W", "ignore", "-c", SUMMARY_WRITER, runs, folder / "script"], folder)
+    best = dict.fromkeys((OURS, "SummaryWriter script"), float("inf"))
+    for turn in ("first", "second"):
+        there = folder / turn
+        commands = {
+            OURS: bridge("export", runs, "--to", "tensorboard", "--logdir", there / "tb", "-q"),
+            "SummaryWriter script": [sys.executable, "-W", "ignore", "-c", SUMMARY_WRITER, runs, there / "script"],
+        }
+        for who, command in commands.items():
+            best[who] = min(best[who], measure(command, folder).processor)
     return [
-        row(work, OURS, ours.processor, number, "runs"),
-        row(work, "SummaryWriter script", theirs.processor, number, "runs", at_least=30),
+        row(work, OURS, best[OURS], number, "runs"),
+        row(work, "SummaryWriter script", best["SummaryWriter script"], number, "runs", at_least=30),
     ]
 
 
