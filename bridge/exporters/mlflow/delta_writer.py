@@ -38,12 +38,7 @@ from bridge.exporters.mlflow.media import (
 )
 from bridge.exporters.mlflow.rows import rows_of
 from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate
-from bridge.exporters.mlflow.store import (
-    cursor_of,
-    edited_tags,
-    sent_tags,
-    user_edits,
-)
+from bridge.exporters.mlflow.store import edited_tags, sent_tags, user_edits
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.model import Cursor, Delta, Notice, NoticeKind
 from bridge.options import ContentOptions
@@ -101,7 +96,7 @@ class DeltaWriter:
 
     def write_delta(self, delta: Delta) -> Applied:
         """Write `delta` and its cursor. Raise TargetError, or RebuildNeededError if only a new run can hold `delta`."""
-        cursor = cursor_of(self.found) or Cursor(self.run.identity, str(self.run.path))
+        cursor = self.found.read_cursor() or Cursor(self.run.identity, str(self.run.path))
         self._check_leftovers(delta, cursor)
         keys = self._metric_keys(delta, cursor)
         update = RunUpdate(None, rows_of(delta.blocks, keys), keys.values(), delta.replace_from)
@@ -365,7 +360,7 @@ class DeltaWriter:
             # The cursor does not cover the media that could not be stored, so the next export reads them again.
             after = after.with_media_of(work.cursor).with_(stat=None)
         if update.replace_from is not None:
-            interim = cursor_of(self.found) or work.cursor
+            interim = self.found.read_cursor() or work.cursor
             update.interim_cursor = interim.with_(replacing=update.replace_from).to_json()
         identity = self.store.identity_tags(self.run).items() - self.found.tags.items()
         update.tags |= {**dict(identity), Tag.CURSOR: after.to_json()}

@@ -210,11 +210,6 @@ class RunFacts:
     unsupported: frozenset[str]
 
     @property
-    def user(self) -> str:
-        """Return the user who trained, as MLflow's column of the run holds it."""
-        return self.own_tags.get(Tag.USER, "unknown")
-
-    @property
     def sent(self) -> dict[str, str]:
         """Return the entries of `Cursor.sent`: digests of these facts, and status, start and end as plain text."""
         params = self.params

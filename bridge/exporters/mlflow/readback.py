@@ -39,7 +39,6 @@ from bridge.exporters.mlflow.media import (
     is_sent,
     parse_path,
 )
-from bridge.exporters.mlflow.store import cursor_of
 from bridge.model import Series
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class RunReader:
         self._store, self._run, self._content = store, run, content
         self._found = store.api.run(run_id)
         self._facts = facts_of(run, content, ignores_case=store.ignores_case)
-        self._cursor = cursor_of(self._found)
+        self._cursor = self._found.read_cursor()
         self._extra: Mapping[str, Any] = self._cursor.extra if self._cursor is not None else {}
         self._listed: dict[str, frozenset[str]] = {}
         self._names: dict[str, dict[str, str]] = {}

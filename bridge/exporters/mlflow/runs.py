@@ -91,6 +91,11 @@ class FoundRun:
         """Return the contents of the run's own row."""
         return RunRow(self.status, self.name, self.start or 0, self.end)
 
+    def read_cursor(self) -> Cursor | None:
+        """Return the run's cursor, None if there is none that can be read. Raise NewerFormatError."""
+        text = self.tags.get(Tag.CURSOR)
+        return None if text is None else Cursor.from_json(text, where=f"MLflow run {self.run_id}")
+
     @property
     def is_building(self) -> bool:
         """Return True for a rebuild that is not finished, or never will be."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.mlflow.facts import Tag, clean, digest, newest_tag
-from bridge.exporters.mlflow.store import cursor_of
 from bridge.model import Notice, NoticeKind
 from bridge.options import ContentOptions
 from bridge.secrets import MASK
@@ -131,7 +130,7 @@ def bests_of(runs: Sequence[FoundRun]) -> dict[str, int]:
 
 def _bests_of_one(run: FoundRun) -> Iterable[tuple[str, int]]:
     try:
-        cursor = cursor_of(run)
+        cursor = run.read_cursor()
     except NewerFormatError:
         return ()
     return () if cursor is None else shown_bests(ContentOptions.kept(cursor.content)).items()

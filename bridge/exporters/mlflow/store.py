@@ -33,13 +33,13 @@ from bridge.exporters.mlflow.facts import (
 )
 from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.exporters.mlflow.write_db import Database
-from bridge.model import Cursor, Notice, NoticeKind, Status
+from bridge.model import Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.exporters.mlflow.runs import Experiment, FoundRun
-    from bridge.model import Run
+    from bridge.model import Cursor, Run
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Experiments
@@ -221,7 +221,7 @@ class Candidates:
         if self.target is None:
             return TargetState(deleted=self.deleted is not None, extras=extras)
         try:
-            cursor = cursor_of(self.target)
+            cursor = self.target.read_cursor()
         except NewerFormatError as error:
             return TargetState(exists=True, error=error, extras=extras)
         if cursor is not None and not cursor.rows and not cursor.media_lines and not cursor.digest:
@@ -253,12 +253,6 @@ def deleted_experiment(experiment: Experiment) -> TargetRefusedError:
         hint=f"Restore it (mlflow experiments restore --experiment-id {experiment.id}), give another --experiment, or "
         "delete it for good (mlflow gc).",
     )
-
-
-def cursor_of(run: FoundRun) -> Cursor | None:
-    """Return the cursor of a run, None if there is none that can be read. Raise NewerFormatError."""
-    text = run.tags.get(Tag.CURSOR)
-    return None if text is None else Cursor.from_json(text, where=f"MLflow run {run.run_id}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from bridge.exporters.mlflow.readback import RunReader
 from bridge.exporters.mlflow.runs import FoundRun, RunUpdate, new_run_id
 from bridge.exporters.mlflow.store import (
     Candidates,
-    cursor_of,
     deleted_experiment,
     edited_tags,
     sent_tags,
@@ -68,7 +67,7 @@ class MlflowTarget:
         try:
             if self._writer is None:
                 self._writer = self._open(delta)
-            cursor = cursor_of(self._writer.found)
+            cursor = self._writer.found.read_cursor()
             if cursor is not None and not _begins_at(cursor, delta):
                 has_files = not cursor.extra.get("pending")
                 has_facts = delta.more or self._facts.sent.items() <= cursor.sent.items()
@@ -256,7 +255,7 @@ class MlflowTarget:
             return []
         update = RunUpdate(expected_cursor=cursor, tags=self._carried_tags(old, new))
         update.deleted_tags = [key for key in edited_tags(old) if key not in old.tags]
-        if "name" in user_edits(old, cursor_of(old)):
+        if "name" in user_edits(old, old.read_cursor()):
             update.row = replace(new.row, name=old.name)
         if self._store.reaches_files(writer.experiment):
             notices = self._copy_user_files(old.run_id, new.run_id)
@@ -287,7 +286,7 @@ class MlflowTarget:
             with contextlib.suppress(ConflictError):  # a parent that is gone for good
                 if Tag.SWEEP in self._store.runs.run(kept[Tag.PARENT]).tags:
                     del kept[Tag.PARENT]  # the bridge nested it, and would do so again if it still belonged there
-        if "notes" in user_edits(old, cursor_of(old)):
+        if "notes" in user_edits(old, old.read_cursor()):
             kept[Tag.NOTES] = old.tags.get(Tag.NOTES, "")
         return kept
 

@@ -18,7 +18,6 @@ from bridge.exporters.mlflow.client import MlflowApi
 from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, RunGoneError, SentTwiceError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
-from bridge.model import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -182,8 +181,7 @@ class ApiRuns(MlflowApi):
 
 def _covers_nothing(now: FoundRun) -> bool:
     """Return True if all points of the run are past its cursor. The parent of a sweep has no cursor."""
-    text = now.tags.get(Tag.CURSOR)
-    cursor = None if text is None else Cursor.from_json(text, where=f"MLflow run {now.run_id}")
+    cursor = now.read_cursor()
     return cursor is not None and not cursor.rows
 
 
