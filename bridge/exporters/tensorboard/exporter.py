@@ -36,6 +36,7 @@ from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.files import fingerprint
 from bridge.locks import file_lock
 from bridge.view import page_address
+from logger.files import VIDEO_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ class TensorBoardExporter(Exporter):
             time_step=1e-6,
             statuses=STATUSES,
             media_kept=media.KEPT_FORMATS,
-            media_converted=media.VIDEO_FORMATS if media.can_convert() else frozenset(),
+            media_converted=VIDEO_FORMATS if media.can_convert() else frozenset(),
         )
 
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:

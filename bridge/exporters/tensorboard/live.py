@@ -31,6 +31,7 @@ from bridge.exporters.tensorboard.exporter import candidate_names, clean_folder,
 from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, metric_tags, plain
 from bridge.live import READ_SECONDS
 from bridge.view import LOCAL_NAMES, host_names
+from logger.files import VIDEO_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,7 +261,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         run = self._live.runs().get(run_id)
         for event in self._live.media(run) if run else ():
             if str(event.line) == line:
-                return _gif(event) if event.format in media.VIDEO_FORMATS else _loaded(event)
+                return _gif(event) if event.format in VIDEO_FORMATS else _loaded(event)
         raise errors.NotFoundError("There is no such picture.")
 
 

@@ -22,14 +22,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from bridge.exporters.tensorboard import events
-from bridge.exporters.tensorboard.facts import (
-    caption_tag,
-    free_tag,
-    image_tag,
-    plain,
-)
+from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, plain
 from bridge.files import BROKEN_PICTURE, open_file, open_plain, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
+from logger.files import VIDEO_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,9 +36,6 @@ if TYPE_CHECKING:
 
 KEPT_FORMATS = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
 """The formats that TensorBoard's page shows as they are."""
-
-VIDEO_FORMATS = frozenset({"mp4", "webm", "mov", "mkv", "avi", "ogv", "mpeg", "m4v"})
-"""The formats that become a GIF."""
 
 _HEAD_BYTES = 2**20
 """Of a picture in an event file so much is read for a list: its header, and whatever a camera writes before it."""
