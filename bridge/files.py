@@ -60,6 +60,9 @@ MOST_DECODED_PIXELS = 25_000_000
 LONGEST_NAME = 500
 """Characters of a run's id and identity, and of the name of a metric or of media; longer ones end in a digest."""
 
+TARGET_MARK = ".bridge-target"
+"""The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
+
 BROKEN_PICTURE: tuple[type[Exception], ...] = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError,
     MemoryError, struct.error,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.files import SETTLED_S, Refused, inside, open_plain
+from bridge.files import SETTLED_S, TARGET_MARK, Refused, inside, open_plain
 from bridge.model import SkippedFolder
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 from bridge.rundir.header import read_layout
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from bridge.rundir.header import Layout
-
-TARGET_MARK = ".bridge-target"
-"""The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
 
 OWN_FOLDERS = ("checkpoints", "media")
 """Folders of a run that hold its own files. The walk does not enter them; `runs_within` names the runs in there."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge.files import cache_dir, clean
+from bridge.files import SETTLED_S, cache_dir, clean
 from bridge.options import ContentOptions
 from bridge.rundir.discover import stamp
 from bridge.sync.report import WRITTEN, Action, RunReport
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from bridge.exporters.contract import Exporter
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import ExportTask, Options
-
-SETTLED_NS = 2_000_000_000
-"""Nanoseconds. Within so much time two changes of a file may leave the same mtime, so a fresh file is not trusted."""
 
 
 class UnchangedRun(msgspec.Struct, frozen=True, array_like=True):
@@ -113,7 +110,8 @@ class UnchangedRuns(msgspec.Struct):
         if report.action is not Action.UNCHANGED and (report.action not in WRITTEN or report.notices):
             return None
         seen = self.stamps.get(report.path)
-        if seen is None or any(file is not None and file[2] > self.begun - SETTLED_NS for file in seen):
+        settled = self.begun - int(SETTLED_S * 1e9)
+        if seen is None or any(file is not None and file[2] > settled for file in seen):
             return None
         fingerprint = self.exporter.fingerprint(report.where)
         if fingerprint is None or clean(report.path) != report.path:  # the cache holds UTF-8, and a path need not be

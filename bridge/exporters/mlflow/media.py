@@ -25,13 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow.errors import artifact_errors
-from bridge.exporters.mlflow.facts import (
-    Tag,
-    digest,
-    milliseconds,
-    plain_file,
-)
-from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, why_broken
+from bridge.exporters.mlflow.facts import Tag, digest, milliseconds, plain_file
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, TARGET_MARK, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 from bridge.secrets import Redaction
 
@@ -45,9 +40,6 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.client import MlflowApi
     from bridge.model import MediaEvent, Run, RunFile
     from bridge.options import ContentOptions
-
-TARGET_MARK = ".bridge-target"
-"""The file beside copies of a run's files. Without it a scan would take the artifacts for a run directory."""
 
 _TARGET_TEXT = """`bridge export` wrote these files:
 - hparams.yaml, sidecar.json, metrics.csv, media.jsonl, summary.json and other files beside them are copies from the

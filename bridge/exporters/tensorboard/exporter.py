@@ -23,7 +23,6 @@ from bridge.exporters.tensorboard import media
 from bridge.exporters.tensorboard.events import need_tensorboard
 from bridge.exporters.tensorboard.facts import STATUSES, sent_digests, shown_facts
 from bridge.exporters.tensorboard.state import (
-    MARKER_NAME,
     STATE_NAME,
     find_damage,
     folder_owner,
@@ -33,7 +32,7 @@ from bridge.exporters.tensorboard.state import (
     read_state,
 )
 from bridge.exporters.tensorboard.target import TensorBoardTarget
-from bridge.files import fingerprint
+from bridge.files import TARGET_MARK, fingerprint
 from bridge.locks import file_lock
 from bridge.view import page_address
 from logger.files import VIDEO_FORMATS
@@ -161,7 +160,7 @@ class TensorBoardExporter(Exporter):
     def _target_state(self, identity: str, folder: RunFolder) -> TargetState:
         path = f"{self._logdir}/{folder.path}"
         found = _look_at(path, identity)
-        marker = f"{path}/{MARKER_NAME}"
+        marker = f"{path}/{TARGET_MARK}"
         if found.exists and found.cursor is None and found.error is None and os.path.exists(marker):  # noqa: PTH110
             # Another export may be writing it: files come before their state.
             with contextlib.suppress(OSError), file_lock(marker, wait=self._lock_wait):
@@ -179,7 +178,7 @@ def _look_at(folder: str, identity: str) -> TargetState:
     except NewerFormatError as error:
         return TargetState(exists=True, error=error)
     if state is None:
-        return TargetState(exists=MARKER_NAME in names and any(map(parse_event_file_name, names)))
+        return TargetState(exists=TARGET_MARK in names and any(map(parse_event_file_name, names)))
     if state.identity != identity:  # a run of the same name took the folder meanwhile
         return TargetState()
     cursor = state.cursor
@@ -284,7 +283,7 @@ def _find_marked(logdir: Path, *, limit: int | None) -> Iterator[str]:
         try:
             with os.scandir(f"{logdir}/{path}") as entries:
                 for entry in entries:
-                    if entry.name in (MARKER_NAME, STATE_NAME):
+                    if entry.name in (TARGET_MARK, STATE_NAME):
                         marked = True
                     elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                         below.append(f"{path}/{entry.name}" if path else entry.name)

@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
+from bridge.files import TARGET_MARK
 from bridge.model import Cursor
 from logger.files import replace_file
 
@@ -38,7 +39,6 @@ Its Python loader reads one file after the other and then follows only the last,
 """
 
 STATE_NAME = "bridge-state.json"
-MARKER_NAME = ".bridge-target"
 
 STATE_FORMAT = 3
 
@@ -128,7 +128,7 @@ def folder_owner(folder: str) -> str | None:
 
     The marker says it. If the marker cannot be read, the state does, whatever its format.
     """
-    for name in (MARKER_NAME, STATE_NAME):
+    for name in (TARGET_MARK, STATE_NAME):
         try:
             with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - called for thousands of folders
                 return str(json.loads(file.read())["identity"])

@@ -38,7 +38,6 @@ from bridge.exporters.tensorboard.facts import (
 )
 from bridge.exporters.tensorboard.media import encode_media
 from bridge.exporters.tensorboard.state import (
-    MARKER_NAME,
     STATE_NAME,
     EventFile,
     FolderState,
@@ -52,6 +51,7 @@ from bridge.exporters.tensorboard.state import (
     read_state,
     write_state,
 )
+from bridge.files import TARGET_MARK
 from bridge.locks import file_lock
 from bridge.model import DeltaKind, Notice, NoticeKind
 
@@ -163,7 +163,7 @@ class TensorBoardTarget:
                 f"The event files would go into the run directory itself: {self._folder}.",
                 hint="Choose a --logdir outside the run directories.",
             )
-        marker = f"{self._folder}/{MARKER_NAME}"
+        marker = f"{self._folder}/{TARGET_MARK}"
         with os_errors(self._folder), contextlib.ExitStack() as stack:
             is_new = _make_folder(self._folder)
             try:
