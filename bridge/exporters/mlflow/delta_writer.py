@@ -17,8 +17,8 @@ from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.errors import RETRY_PAUSES_S
 from bridge.exporters.mlflow.facts import (
     Tag,
-    clean,
     is_obsolete,
+    key_of_best,
     keys_of,
     names_tags,
     read_names_tags,
@@ -173,7 +173,7 @@ class DeltaWriter:
             key = work.keys.get(metric)
             if key is None:
                 continue
-            best_key = clean(f"{key}.best")
+            best_key = key_of_best(key)
             if best_key in own:
                 detail = f"the run logs a metric of that name, so --best {metric} is left out"
                 work.notices.append(Notice(NoticeKind.LEFT_OUT, best_key, detail))

@@ -106,7 +106,7 @@ _REFUSED = re.compile(r"[^/\w.\- :]")
 
 
 @lru_cache(1 << 16)  # thousands of runs have the same names
-def clean(name: str) -> str:
+def key_of(name: str) -> str:
     """Return `name` as a key that MLflow accepts: refused characters become `_`, and it is a plain relative path.
 
     An acceptable name comes back unchanged. A longer one than KEY_LIMIT is cut and ends in a digest of the whole.
@@ -118,6 +118,11 @@ def clean(name: str) -> str:
     if len(text) <= KEY_LIMIT:
         return text
     return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def key_of_best(name: str) -> str:
+    """Return the key under which `--best` adds the best value of the metric `name`, or of the metric of that key."""
+    return key_of(f"{key_of(name)}.best")
 
 
 def keys_of(
@@ -135,7 +140,7 @@ def keys_of(
     for name in names:
         if name in keys:
             continue
-        plain = key = clean(rename.get(name, name))
+        plain = key = key_of(rename.get(name, name))
         while (key.casefold() if ignores_case else key) in taken:
             last[plain] = last.get(plain, 1) + 1
             ending = f"_{last[plain]}"
@@ -329,7 +334,7 @@ class Params:
 
 def newest_tag(key: str) -> str:
     """Return the key of the tag that holds the newest value of a volatile param."""
-    return clean(f"{_NEWEST}{key}")
+    return key_of(f"{_NEWEST}{key}")
 
 
 def _params(

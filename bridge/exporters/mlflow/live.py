@@ -303,7 +303,7 @@ class LiveStore(AbstractStore):
         """Return the metrics that are shown by MLflow's key: the name and which statistic, `last`, `max` or `min`."""
         keys = facts.keys_of(filter(self._content.wants, names), dict(self._content.rename))
         bests = {
-            facts.clean(f"{keys[name]}.best"): (name, "max" if sign > 0 else "min")
+            facts.key_of_best(keys[name]): (name, "max" if sign > 0 else "min")
             for name, sign in self._content.bests.items()
             if name in keys
         }

@@ -22,8 +22,8 @@ from bridge.exporters.mlflow.facts import (
     TAG_LIMIT,
     Tag,
     UserTags,
-    clean,
     facts_of,
+    key_of_best,
     newest_tag,
     read_list_tag,
     read_names_tags,
@@ -71,7 +71,7 @@ class RunReader:
         made: Collection[str] = self._extra.get("bests", ())
         names = self._names.get("metrics", {})
         own = {names.get(key, key): key for key in self._found.metrics if key not in made}
-        best = {f"{metric}.best": clean(f"{own.get(metric, metric)}.best") for metric in self._content.bests}
+        best = {f"{metric}.best": key_of_best(own.get(metric, metric)) for metric in self._content.bests}
         best = {name: key for name, key in best.items() if key in made and key in self._found.metrics}
         if only is not None:
             best = {name: key for name, key in best.items() if name.removesuffix(".best") in only}

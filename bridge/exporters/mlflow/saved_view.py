@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import NewerFormatError, TargetRefusedError
-from bridge.exporters.mlflow.facts import Tag, clean, digest, newest_tag
+from bridge.exporters.mlflow.facts import Tag, digest, key_of_best, newest_tag
 from bridge.model import Notice, NoticeKind
 from bridge.options import ContentOptions
 from bridge.secrets import MASK
@@ -94,7 +94,7 @@ def page_state(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, 
 
     `bests` are the metrics that `--best` names. The table is sorted by the first of them, else by the start.
     """
-    keys = {clean(f"{clean(metric)}.best"): sign for metric, sign in bests.items()}
+    keys = {key_of_best(metric): sign for metric, sign in bests.items()}
     bests = {key: sign for key, sign in keys.items() if any(key in run.metrics for run in runs)}
     metrics = [key for best in bests for key in (best, best.removesuffix(".best"))]
     if not metrics:

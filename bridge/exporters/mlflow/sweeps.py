@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.errors import ConflictError, counted
-from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
+from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, digest, key_of, key_of_best
 from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate, new_run_id
 from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
@@ -163,7 +163,7 @@ class ParentSummary:
             values = {run_id: value for run_id, value in sorted(found) if value is not None}
             if values:
                 best = max(values, key=lambda run_id: sign * values[run_id])
-                table.append(MetricSummary(clean(metric), values, best))
+                table.append(MetricSummary(key_of(metric), values, best))
         return cls(tuple(children), tuple(table))
 
     def metrics(self) -> dict[str, float]:
@@ -171,7 +171,7 @@ class ParentSummary:
         found = {}
         for metric in self.table:
             found[metric.key] = statistics.fmean(metric.values.values())
-            found[clean(f"{metric.key}.best")] = metric.values[metric.best]
+            found[key_of_best(metric.key)] = metric.values[metric.best]
         return found
 
     def description(self, experiment_id: str) -> str:
@@ -244,7 +244,7 @@ def _escaped(text: str) -> str:
 
 def _value(child: FoundRun, metric: str) -> float | None:
     """Return the child's best value if it is known, else its latest."""
-    for key in (clean(f"{clean(metric)}.best"), clean(metric)):
+    for key in (key_of_best(metric), key_of(metric)):
         value = child.metrics.get(key)
         if value is not None and not math.isnan(value):
             return float(value)

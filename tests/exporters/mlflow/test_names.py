@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.exporters.mlflow.facts import clean, facts_of, keys_of
+from bridge.exporters.mlflow.facts import facts_of, key_of, keys_of
 from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.options import ContentOptions
 from tests.deltas import make_model_run
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 def test_only_what_mlflow_refuses_is_changed(name: str, key: str) -> None:
     """A good name stays, a refused character becomes an underscore, and the key is a plain relative path."""
-    assert clean(name) == key
+    assert key_of(name) == key
 
 
 @pytest.mark.parametrize(
