@@ -99,8 +99,8 @@ class DeltaWriter:
         cursor = self.found.read_cursor() or Cursor(self.run.identity, str(self.run.path))
         self._check_leftovers(delta, cursor)
         keys = self._metric_keys(delta, cursor)
-        update = RunUpdate(None, rows_of(delta.blocks, keys), keys.values(), delta.replace_from)
-        work = _DeltaWork(delta, cursor, keys, update, dict(cursor.sent), dict(cursor.extra))
+        update = RunUpdate(rows=rows_of(delta.blocks, keys), own_keys=keys.values(), replace_from=delta.replace_from)
+        work = _DeltaWork(delta, cursor, keys, update, sent=dict(cursor.sent), extra=dict(cursor.extra))
         work.notices += self._point_notices(delta, keys)
         self._add_bests(work)
         if not delta.more:
@@ -279,7 +279,7 @@ class DeltaWriter:
         folder = self._folder()
         if self.is_new and folder is None:
             # An artifact store that is not a local path asks for the run.
-            self._send(RunUpdate(None))
+            self._send(RunUpdate())
             self.found = self.store.runs.run(self.found.run_id)
         upload = ArtifactUpload(folder, api=self.store.api, run_id=self.found.run_id)
         media = add_media(upload, self.run.identity, delta.media)
@@ -328,7 +328,7 @@ class DeltaWriter:
                 time.sleep(pause)  # a server may just be storing it for another export
         if is_known and work.cursor.media_lines:
             nothing = Cursor(self.run.identity, str(self.run.path))
-            self.store.runs.reopen(self.found.run_id, RunUpdate(None, files_past=nothing))
+            self.store.runs.reopen(self.found.run_id, RunUpdate(files_past=nothing))
             raise ConflictError(f"{path} of MLflow run {self.found.run_id} is lost.", hint="Export again.")
         return {}
 
@@ -346,7 +346,7 @@ class DeltaWriter:
     def _set_tags(self, tags: dict[str, str]) -> None:
         """Set tags before the delta itself is written. Do nothing if they are set already."""
         if not tags.items() <= self.found.tags.items():
-            self._send(RunUpdate(None, tags=tags))
+            self._send(RunUpdate(tags=tags))
 
     def _write(self, work: _DeltaWork, now: FoundRun | None) -> None:
         """Write points, facts and the new cursor. `now` is the run before, if it was just read."""

@@ -124,10 +124,10 @@ def _storable(values: NDArray[np.float64], is_nan: NDArray[np.bool_]) -> NDArray
     return np.clip(np.where(is_nan, 0.0, values), -GREATEST, GREATEST)
 
 
-def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
+def rows_of(blocks: Iterable[Block], keys: Mapping[str, str]) -> list[KeyRows]:
     """Return the present points of `blocks` by key, keys sorted, rows in logged order.
 
-    `names` maps a metric to its key. Raise KeyError for a metric without one.
+    `keys` maps a metric to its key. Raise KeyError for a metric without one.
     """
     parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
     for block in blocks:
@@ -140,7 +140,7 @@ def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
             if count:
                 which = slice(None) if count == len(timestamp) else block.present[at]
                 columns = (timestamp[which], block.step[which], value[at, which], is_nan[at, which])
-                parts.setdefault(names[name], []).append(columns)
+                parts.setdefault(keys[name], []).append(columns)
     return [
         KeyRows(key, *(some[0] if len(some) == 1 else map(np.concatenate, zip(*some, strict=True))))
         for key, some in sorted(parts.items())

@@ -119,7 +119,7 @@ class RunUpdate:
     were stored for this write, None if there are none.
     """
 
-    expected_cursor: str | None
+    expected_cursor: str | None = None
     rows: Sequence[KeyRows] = ()
     own_keys: Collection[str] = ()
     replace_from: int | None = None

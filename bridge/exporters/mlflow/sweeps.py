@@ -123,7 +123,7 @@ class Sweep:
         if digest(held) == parent.tags.get(_NOTES_DIGEST, digest("")):
             tags = {Tag.NOTES: notes, _NOTES_DIGEST: digest(notes)}
         values = {key: value for key, value in summary.metrics().items() if parent.metrics.get(key) != value}
-        update = RunUpdate(expected_cursor=None, tags=tags, row=row)
+        update = RunUpdate(tags=tags, row=row)
         step = 0
         if self.store.database is not None:
             update.deleted_keys = sorted(set(values) & set(parent.metrics))

@@ -385,7 +385,7 @@ class Database:
     def create(self, new: FoundRun) -> FoundRun:
         """Create the run `new`, and return it. Raise ConflictError if it exists and has a cursor."""
         self.write_waiting()
-        self.write_together([(new.run_id, RunUpdate(expected_cursor=None, create=new))])
+        self.write_together([(new.run_id, RunUpdate(create=new))])
         return new
 
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
