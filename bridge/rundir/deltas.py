@@ -27,7 +27,7 @@ from bridge.rundir.resume import (
     superseded_notices,
     without_last_step,
 )
-from bridge.rundir.rows import MODULUS, Estimate, to_hex
+from bridge.rundir.rows import MODULUS, NO_ROWS, Estimate
 from bridge.rundir.series import other_run_notices
 
 if TYPE_CHECKING:
@@ -429,7 +429,7 @@ def _without_rows(run: Run, cursor: Cursor | None, content: ContentOptions) -> D
 
     Its cursor has the digest of no rows. A cursor without a digest is that of a target that was created but not filled.
     """
-    after = cursor or Cursor(identity=run.identity, path="", digest=to_hex(0))
+    after = cursor or Cursor(identity=run.identity, path="", digest=NO_ROWS)
     after = after.with_(path=str(run.path), content=content.differences(), stat=None)
     kind = DeltaKind.NEW if cursor is None else DeltaKind.SAME
     return _with_media(Delta(run=run, kind=kind, after=after, before=cursor), None if run.row_files else (0, 0))

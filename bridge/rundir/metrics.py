@@ -423,9 +423,9 @@ class MetricsTable:
         """Return, for a person, the line that begins at byte `offset`: `metrics.csv:17`."""
         return f"metrics.csv:{self.lines_before(offset) + 1}"
 
-    def _window(self, end: int, size: int = 1 << 16) -> str:
-        """Return a digest of the at most `size` bytes before byte `end`."""
-        begin = max(0, end - size)
+    def _window(self, end: int) -> str:
+        """Return a digest of the at most 64 KiB before byte `end`."""
+        begin = max(0, end - (1 << 16))
         self.file.seek(begin)
         return bytes_digest(self.file.read(end - begin))
 

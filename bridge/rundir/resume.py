@@ -20,7 +20,7 @@ from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable
 from bridge.rundir.overlap import LastPoints, LatePoints, Replaced
-from bridge.rundir.rows import Estimate, fill, is_time, to_hex
+from bridge.rundir.rows import NO_ROWS, Estimate, fill, is_time, to_hex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -310,7 +310,7 @@ def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Tabl
     if state.rows < cursor.rows:
         reason = f"found {counted(state.rows, 'row')} in {table.holder}, the target was made of {cursor.rows}"
         raise Changed(reason, (table.stat, state.rows))
-    if to_hex(state.digest) != (cursor.digest or to_hex(0)):
+    if to_hex(state.digest) != (cursor.digest or NO_ROWS):
         reason = f"{table.holder}: the content of the first {counted(cursor.rows, 'row')} has changed"
         raise Changed(reason, (table.stat, to_hex(state.digest)))
     if isinstance(table, EventTable) and cursor.media_lines:  # which pictures the target has is known by files alone

@@ -44,6 +44,9 @@ def to_hex(digest: int) -> str:
     return f"{digest % MODULUS:016x}"
 
 
+NO_ROWS = to_hex(0)
+
+
 @lru_cache(maxsize=1 << 16)
 def _name_words(name: str) -> tuple[int, int]:
     """Return two words that stand for a column's name: one to XOR with, and an odd one to multiply by."""

@@ -38,7 +38,7 @@ _READING = (
     Mutant(
         "a rewritten file is trusted",
         "bridge/rundir/resume.py",
-        "if to_hex(state.digest) != (cursor.digest or to_hex(0)):",
+        "if to_hex(state.digest) != (cursor.digest or NO_ROWS):",
         "if not cursor.header:",
         ("tests/rundir/test_growth.py",),
     ),
