@@ -54,7 +54,7 @@ _FEW_ALIKE = 8
 _VARINT_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
 
-def need_tensorboard(purpose: str = "--to tensorboard") -> None:
+def require_tensorboard(purpose: str = "--to tensorboard") -> None:
     """Raise MissingExtraError if a package of the extra `tensorboard` is not installed."""
     if find_spec("tensorboard") is None or find_spec("google_crc32c") is None:
         raise MissingExtraError.of("tensorboard", purpose=purpose)

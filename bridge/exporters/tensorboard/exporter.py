@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.tensorboard import media
-from bridge.exporters.tensorboard.events import need_tensorboard
+from bridge.exporters.tensorboard.events import require_tensorboard
 from bridge.exporters.tensorboard.facts import STATUSES, sent_digests, shown_facts
 from bridge.exporters.tensorboard.state import (
     STATE_NAME,
@@ -86,7 +86,7 @@ class TensorBoardExporter(Exporter):
 
         Raise MissingExtraError if tensorboard is not installed, TargetRefusedError if `logdir` is a file.
         """
-        need_tensorboard()
+        require_tensorboard()
         if self._logdir.exists() and not self._logdir.is_dir():
             raise TargetRefusedError(f"{self._logdir} is not a folder.", hint="Choose another --logdir.")
         self._find_folders(runs)
@@ -124,7 +124,7 @@ class TensorBoardExporter(Exporter):
 
     def interface(self, port: int) -> Interface:
         """Return how to start TensorBoard on the log directory. Raise MissingExtraError if it is not installed."""
-        need_tensorboard("To show runs in TensorBoard")
+        require_tensorboard("To show runs in TensorBoard")
         address = f"http://127.0.0.1:{port}/"
         options = {"--logdir": str(self._logdir), "--host": "127.0.0.1", "--port": str(port)}
         options["--samples_per_plugin"] = SAMPLES
@@ -137,7 +137,7 @@ class TensorBoardExporter(Exporter):
     @contextlib.contextmanager
     def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
         """Serve TensorBoard on run directories while the block runs. Yield its address."""
-        need_tensorboard("To show runs in TensorBoard")
+        require_tensorboard("To show runs in TensorBoard")
         from bridge.exporters.tensorboard.live import serve
 
         with serve(live, host=host, port=port):

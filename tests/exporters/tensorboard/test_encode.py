@@ -19,7 +19,7 @@ from bridge.exporters.tensorboard.events import (
     encode_rows,
     frame,
     masked_crc32c,
-    need_tensorboard,
+    require_tensorboard,
     version_record,
 )
 from bridge.model import Block
@@ -88,7 +88,7 @@ def test_tensorboard_without_the_rest_of_its_extra_is_an_error(monkeypatch: pyte
     """If tensorboard came with another package, the missing part of the extra is named by its pip line."""
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
     with pytest.raises(MissingExtraError) as caught:
-        need_tensorboard()
+        require_tensorboard()
     assert caught.value.hint == 'pip install "registry-bridge[tensorboard]"'
 
 

@@ -155,7 +155,7 @@ import resource, sys
 from pathlib import Path
 from bridge.errors import BridgeError
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.events import need_tensorboard
+from bridge.exporters.tensorboard.events import require_tensorboard
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 run = make_model_run(Path("/runs/abc"))
