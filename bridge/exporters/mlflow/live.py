@@ -392,16 +392,20 @@ class LiveStore(AbstractStore):
 
     def set_tag(self, run_id: str, tag: entities.RunTag) -> None:
         """Set the name, the description or a tag of a run in its sidecar, if edits are allowed."""
-        self.delete_tag(run_id, tag.key, tag.value)
+        self._change(run_id, tag.key, tag.value)
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: Any, run_name: str | None) -> entities.RunInfo:
         """Change the name of a run in its sidecar, if edits are allowed; refuse to change its status or end."""
         if end_time is not None:
             refuse()
-        self.delete_tag(run_id, Tag.NAME, run_name)
+        self._change(run_id, Tag.NAME, run_name)
         return self.get_run(run_id).info
 
-    def delete_tag(self, run_id: str, key: str, value: str | None = None) -> None:
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Remove the description or a tag of a run from its sidecar, if edits are allowed."""
+        self._change(run_id, key, None)
+
+    def _change(self, run_id: str, key: str, value: str | None) -> None:
         """Change what MLflow shows under a tag's key to `value`, in the sidecar; None removes it."""
         run = self.find_run(run_id)
         shown = facts.UserTags.of(run.record.tags)
