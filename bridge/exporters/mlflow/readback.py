@@ -227,8 +227,5 @@ class RunReader:
 
 def _digest_of(file: Path) -> str:
     """Return the hexadecimal sha256 of a file of any size."""
-    found = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            found.update(chunk)
-    return found.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
