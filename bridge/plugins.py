@@ -13,9 +13,9 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """Return the tracking store for `registry:///RUNS`. One process has one store of one folder."""
     import os
 
-    from bridge.exporters.mlflow.live_options import VARIABLE, split_address
+    from bridge.exporters.mlflow.exporter import LIVE_VARIABLE, split_live_address
 
-    return shared_store(split_address(store_uri)[0], os.environ.get(VARIABLE, ""))
+    return shared_store(split_live_address(store_uri)[0], os.environ.get(LIVE_VARIABLE, ""))
 
 
 def model_registry(store_uri: str, tracking_uri: str | None = None) -> Any:
@@ -41,8 +41,8 @@ def shared_store(root: str, given: str) -> Any:
 
     import msgspec
 
+    from bridge.exporters.mlflow.exporter import LIVE_PATH
     from bridge.exporters.mlflow.live import LiveStore
-    from bridge.exporters.mlflow.live_options import LIVE_PATH
     from bridge.exporters.mlflow.store import ExperimentName
     from bridge.live import LiveOptions, LiveRuns
     from bridge.rundir.edit import edit_run

@@ -29,8 +29,8 @@ from PIL import Image
 from bridge import plugins
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
+from bridge.exporters.mlflow.exporter import LIVE_VARIABLE
 from bridge.exporters.mlflow.live import LiveModelRegistry, LiveStore, refuse_all_others
-from bridge.exporters.mlflow.live_options import VARIABLE
 from bridge.exporters.mlflow.saved_view import VIEW_TAG
 from bridge.live import LiveOptions
 from bridge.options import ContentOptions, SelectionOptions
@@ -246,7 +246,7 @@ def test_it_answers_as_a_clean_export(
 ) -> None:
     """Names, statuses, times, params, tags, points, parents, files, searches and the saved view are an export's."""
     content = OPTIONS[options]
-    monkeypatch.setenv(VARIABLE, msgspec.json.encode(LiveOptions(roots=[str(runs)], content=content)).decode())
+    monkeypatch.setenv(LIVE_VARIABLE, msgspec.json.encode(LiveOptions(roots=[str(runs)], content=content)).decode())
     clients = live_client(runs, monkeypatch), exported(runs, sqlite_template, content)
     live, stock = (sorted(told(client), key=str) for client in clients)
     assert len(live) == (9 if content.flat else 10)
@@ -433,7 +433,7 @@ def test_methods_of_a_newer_mlflow_are_refused() -> None:
 
 
 def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:
-    monkeypatch.setenv(VARIABLE, json.dumps({"roots": [str(runs)], "edit": True}))
+    monkeypatch.setenv(LIVE_VARIABLE, json.dumps({"roots": [str(runs)], "edit": True}))
     return store_of(runs)
 
 
@@ -491,7 +491,7 @@ def test_unknown_things_are_not_found(runs: Path) -> None:
 def test_selection_and_the_names_of_experiments(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are selected, and experiments named, as in an export with the same options."""
     options = LiveOptions(roots=[str(runs)], experiment="{parent}", selection=SelectionOptions(tags=("team:red",)))
-    monkeypatch.setenv(VARIABLE, msgspec.json.encode(options).decode())
+    monkeypatch.setenv(LIVE_VARIABLE, msgspec.json.encode(options).decode())
     store = store_of(runs)
     (experiment,) = store.search_experiments()
     assert experiment.name == "sweep"

@@ -7,6 +7,7 @@ import os
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from msgspec.structs import replace
@@ -22,12 +23,12 @@ from bridge.exporters.mlflow.store import ENDED_OTHERWISE, Candidates, Experimen
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import MlflowTarget
 from bridge.files import cache_dir
-from bridge.view import page_address, serve
+from bridge.view import host_names, page_address, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bridge.live import LiveRuns
+    from bridge.live import LiveOptions, LiveRuns
     from bridge.model import Cursor, Notice, Run
     from bridge.options import ContentOptions
 
@@ -208,8 +209,6 @@ class MlflowExporter(Exporter):
     @contextlib.contextmanager
     def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
         """Serve MLflow on run directories while the block runs. Yield its address."""
-        from bridge.exporters.mlflow.live_options import live_environment, live_experiment_id
-
         require_mlflow()
         experiment, default = self._experiment
         naming = ExperimentName.of(experiment or live.roots[0].name or "runs", default)
@@ -224,7 +223,7 @@ class MlflowExporter(Exporter):
             address=f"{page_address(host, port)}{page}",
             probe=f"{page_address(host, port)}health",
             argv=_server_command(host, port),
-            environment={**_SERVER_ENVIRONMENT, **live_environment(options, host)},
+            environment={**_SERVER_ENVIRONMENT, **_live_environment(options, host)},
         )
         with serve(interface, cache_dir() / "view" / f"mlflow-{port}.log"):
             yield interface.address
@@ -249,3 +248,44 @@ def _version(candidates: Candidates) -> tuple[str | None, ...]:
     """Return what changes with every export that changes the target."""
     target = candidates.target
     return () if target is None else (target.run_id, target.tags.get(Tag.CURSOR))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The way of a live view's options from `bridge view` to the process of MLflow's server, which loads `bridge.plugins`
+
+LIVE_VARIABLE = "BRIDGE_VIEW"
+"""The environment variable with the LiveOptions as JSON. Without it the address of the store says what is shown."""
+
+LIVE_PATH = "/.live/"
+"""Separates the folder of runs from the id of a run and the path of a file, in the address of an artifact."""
+
+
+def split_live_address(address: str) -> tuple[str, str]:
+    """Return the folder of runs that an address of a store or an artifact names, and the path behind LIVE_PATH."""
+    root, _, path = f"{unquote(urlsplit(address).path)}/".partition(LIVE_PATH)
+    return root.rstrip("/") or "/", path.strip("/")
+
+
+def _live_environment(options: LiveOptions, host: str) -> dict[str, str]:
+    """Return the environment in which MLflow's server shows the run directories of `options` at `host`."""
+    store = f"registry://{quote(options.roots[0])}"
+    names = [f"[{name}]" if ":" in name else name for name in sorted(host_names(host))]
+    return {
+        LIVE_VARIABLE: msgspec.json.encode(options).decode(),
+        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_REGISTRY_STORE_URI": store,
+        "MLFLOW_ARTIFACTS_DESTINATION": store,
+        "MLFLOW_SERVE_ARTIFACTS": "true",
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        # MLflow's server copies files that it makes or passes on into a temporary folder.
+        "TMPDIR": str(cache_dir() / "view"),
+        # From 3.5 on MLflow refuses requests for other names than these. In a pattern, `[[]` is an opening bracket.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name},{name.replace('[', '[[]')}:*" for name in names),
+    }
+
+
+def live_experiment_id(name: str) -> str:
+    """Return the id of an experiment in a live view, which follows from its name alone."""
+    from bridge.live import digest_id
+
+    return str(int(digest_id(name)[:15], 16))

@@ -36,8 +36,8 @@ from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from bridge.errors import BridgeError, RunDirectoryError, RunError
 from bridge.exporters.mlflow import facts, media
+from bridge.exporters.mlflow.exporter import live_experiment_id, split_live_address
 from bridge.exporters.mlflow.facts import Tag, milliseconds
-from bridge.exporters.mlflow.live_options import live_experiment_id, split_address
 from bridge.exporters.mlflow.rows import GREATEST, KeyRows
 from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
@@ -525,7 +525,7 @@ class LiveArtifacts(ArtifactRepository):
 
     def __init__(self, artifact_uri: str, store: LiveStore) -> None:
         super().__init__(artifact_uri)
-        self._store, self._prefix = store, split_address(artifact_uri)[1]
+        self._store, self._prefix = store, split_live_address(artifact_uri)[1]
 
     def _split(self, path: str | None) -> tuple[Mapping[str, Content], str]:
         """Return the files of a run by path, and the path below the run."""
