@@ -22,9 +22,9 @@ from bridge.errors import ConflictError, TargetError, TargetRefusedError, Target
 from bridge.exporters.mlflow.address import without_credentials
 from bridge.exporters.mlflow.errors import database_error, missing_driver
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import KeyRows, PostgresBulk, SqliteBulk
+from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import Experiment, FoundRun, RunUpdate
-from bridge.exporters.mlflow.tables import RunTables, Tables, select, statement
+from bridge.exporters.mlflow.tables import PostgresBulk, RunTables, SqliteBulk, Tables, select, statement
 from bridge.secrets import hide_in
 
 if TYPE_CHECKING:

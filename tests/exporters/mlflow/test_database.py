@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import KeyRows, PostgresBulk, SqliteBulk
+from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
-from bridge.exporters.mlflow.tables import artifact_uri
+from bridge.exporters.mlflow.tables import PostgresBulk, SqliteBulk, artifact_uri
 from tests.exporters.mlflow.database_help import (
     NEW,
     START_MS,

@@ -17,8 +17,8 @@ from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import write_db
 from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import SqliteBulk
 from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
+from bridge.exporters.mlflow.tables import SqliteBulk
 from bridge.exporters.mlflow.write_db import Database
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
