@@ -308,7 +308,7 @@ class Database:
     def _connected(self, *, writes_waiting: bool = True) -> Iterator[Connection]:
         """Open a connection, once the new runs that wait are written."""
         if writes_waiting:
-            self.write_waiting()
+            self._write_waiting()
         with _translate_errors(self._engine), self._engine.connect() as connection:
             yield connection
 
@@ -362,11 +362,11 @@ class Database:
         self._waiting, self._waiting_points, self._waiting_error = [], 0, None
         try:
             yield
-            self.write_waiting()
+            self._write_waiting()
         finally:
             self._waiting = self._waiting_error = None
 
-    def write_waiting(self) -> None:
+    def _write_waiting(self) -> None:
         """Write the new runs of a batch that wait. Raise TargetError, again and again until the batch ends."""
         if self._waiting_error is not None:
             raise self._waiting_error
@@ -384,7 +384,7 @@ class Database:
 
     def create(self, new: FoundRun) -> FoundRun:
         """Create the run `new`, and return it. Raise ConflictError if it exists and has a cursor."""
-        self.write_waiting()
+        self._write_waiting()
         self.write_together([(new.run_id, RunUpdate(create=new))])
         return new
 
@@ -402,9 +402,9 @@ class Database:
             self._waiting.append((run_id, update))
             self._waiting_points += sum(map(len, update.rows))
             if self._waiting_points >= _POINTS_TOGETHER:
-                self.write_waiting()
+                self._write_waiting()
             return
-        self.write_waiting()
+        self._write_waiting()
         left: Sequence[tuple[str, RunUpdate]] = [(run_id, update)]
         while left:
             left = self.write_together(left)
