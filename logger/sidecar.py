@@ -34,9 +34,10 @@ TERMINAL_STATUSES = frozenset({"completed", "failed", "interrupted"})
 HEARTBEAT_TIMEOUT = 180.0
 """A running run whose heartbeat is older than this many seconds counts as dead."""
 
-_YEAR_10000 = 253402300800.0
+YEAR_10000 = 253402300800.0
+"""Seconds since the epoch, from which on a number is no time."""
 
-Time = Annotated[float, msgspec.Meta(ge=0, lt=_YEAR_10000)]
+Time = Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)]
 """Seconds since the epoch."""
 
 Problem: TypeAlias = tuple[str, str]
@@ -394,7 +395,7 @@ def parse_time(value: object) -> float | None:
     """
     seconds: float | None = None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) < _YEAR_10000 else None
+        seconds = float(value) if abs(value) < YEAR_10000 else None
     elif isinstance(value, str):
         try:
             then = datetime.fromisoformat(value.strip())
@@ -402,7 +403,7 @@ def parse_time(value: object) -> float | None:
         except (ValueError, OverflowError):
             with contextlib.suppress(ValueError):
                 seconds = float(value)
-    return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < _YEAR_10000 else None
+    return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < YEAR_10000 else None
 
 
 def parse_heartbeat(data: bytes) -> float | None:

@@ -13,7 +13,7 @@ import msgspec
 from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortened
 from bridge.model import Run, Status, fitting
 from bridge.rundir.discover import lstat
-from bridge.rundir.run import run_name
+from bridge.rundir.run import ENDED, run_name
 from logger.sidecar import SessionEntry, Sidecar, Summary
 from logger.values import restore_number, strict
 
@@ -248,7 +248,6 @@ _decoder = msgspec.msgpack.Decoder(RunRecord, ext_hook=lambda _code, digits: int
 # resolves paths, looks into metrics.csv, and checks field by field. None of that matters for an ended run whose two
 # JSON files have the right type in every field, which msgspec checks while it parses. All others are for `read_run`.
 
-_ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _sidecars, _summaries = msgspec.json.Decoder(Sidecar), msgspec.json.Decoder(Summary)
 
@@ -264,7 +263,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         heartbeat, metrics = lstat(f"{run_dir}/heartbeat"), lstat(f"{run_dir}/metrics.csv")
     except (msgspec.MsgspecError, UnicodeError, OSError, RecursionError):
         return None
-    status = _ENDED.get(said.status or "")
+    status = ENDED.get(said.status or "")
     identity = said.uid or said.run_id or ""
     is_plain = said.run_id and said.hparams and said.summary and _SCALARS.issuperset(map(type, said.hparams.values()))
     if status is None or said.created_at is None or said.run_id is None or not is_plain:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from logger.sidecar import YEAR_10000
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -209,12 +211,10 @@ Anchors: TypeAlias = "tuple[tuple[int, float], ...]"
 MOST_ANCHORS = 32
 """More anchors are thinned, so that a cursor stays small."""
 
-_YEAR_10000 = 253402300800.0
-
 
 def is_time(times: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for each of `times` if a clock can give it: seconds from 1970 up to the year 9999. NaN is no time."""
-    good: NDArray[np.bool_] = (times >= 0.0) & (times < _YEAR_10000)
+    good: NDArray[np.bool_] = (times >= 0.0) & (times < YEAR_10000)
     return good
 
 

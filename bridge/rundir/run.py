@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 
@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bridge.model import Scalar
-
-Document = TypeVar("Document", Sidecar, Summary)
+    from logger.sidecar import Document
 
 RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
 """The files of a run directory that are read."""
@@ -68,7 +67,9 @@ _MOST_NAMED = 20
 EVENT_TIME = "wall_time"
 """The name of the column of times that event files stand for."""
 
-_ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
+ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
+"""The sidecar's words for runs that ended, and their status."""
+
 _HOUR = 3600.0
 
 ALLOWANCE = 60.0
@@ -297,8 +298,8 @@ def _encodable(data: bytes) -> bytes:
 
 def _status(word: str | None, *, alive: bool) -> Status:
     """Return the status that is shown, by the table in docs/reference/run-directory.md."""
-    if word in _ENDED:
-        return _ENDED[word]
+    if word in ENDED:
+        return ENDED[word]
     if alive:
         return Status.RUNNING
     return Status.KILLED if word == "running" else Status.UNKNOWN
@@ -365,7 +366,7 @@ def _sign_of_life(
     Copying a directory without its times makes its files look new. The times that stand inside the files then decide.
     """
     beat = _stat(f"{real}/heartbeat")
-    if sidecar.status in _ENDED:  # nobody asks how old an ended run is
+    if sidecar.status in ENDED:  # nobody asks how old an ended run is
         written_last = files.get("metrics.csv") or files.get("sidecar.json")
         last = beat.st_mtime if beat else written_last.mtime_ns / 1e9 if written_last else None
         return _SignOfLife(last, float("inf"))
