@@ -140,7 +140,9 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
     started = time.perf_counter()
     run = as_sent(run, state.cursor)
     try:
-        if state.cursor is None or state.deleted or state.error is not None:
+        if state.error is not None:
+            raise state.error
+        if state.cursor is None or state.deleted:
             check = _without_target(run, state)
         else:
             check = _Comparison(run, state, exporter, sample).compare(state.cursor)
@@ -156,8 +158,6 @@ def _failed_check(run: Run, error: Exception) -> RunCheck:
 
 def _without_target(run: Run, state: TargetState) -> RunCheck:
     """Return the verdict on a run that has no target to compare with."""
-    if state.error is not None:
-        raise state.error
     if state.deleted:
         reason = "a person deleted this run in the target, so it stays deleted"
         return RunCheck.of(
