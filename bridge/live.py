@@ -230,7 +230,7 @@ class LiveRuns:
                 return content.keep("media", lambda: read_media(self._read(live), None).events, version=version)
         return ()
 
-    map = staticmethod(look_at_each)
+    look_at_each = staticmethod(look_at_each)
 
     def _read(self, live: LiveRun) -> Run:
         return read_run(Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self.options.heartbeat_timeout)

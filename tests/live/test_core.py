@@ -170,7 +170,7 @@ def test_a_look_at_many_runs_costs_one_call_each(tmp_path: Path, monkeypatch: py
     log_image(tmp_path / "runs" / "07", 0, "a.png", png(1), caption="first")
     live = live_runs(tmp_path / "runs")
     runs = list(live.runs().values())
-    live.map(live.media, runs)
+    live.look_at_each(live.media, runs)
     asked: list[str] = []
     threads: set[int] = set()
     stat = os.stat
@@ -181,7 +181,7 @@ def test_a_look_at_many_runs_costs_one_call_each(tmp_path: Path, monkeypatch: py
         return stat(path, **more)
 
     monkeypatch.setattr(os, "stat", counted)
-    found = live.map(live.media, runs)
+    found = live.look_at_each(live.media, runs)
     monkeypatch.undo()
     assert [len(events) for events in found] == [int(run.record.run_id == "07") for run in runs]
     assert sorted(asked) == [f"{run.record.run_dir}/media.jsonl" for run in runs]

@@ -243,7 +243,7 @@ class LiveStore(AbstractStore):
         return self._entity(self.find_run(run_id))
 
     def _entities(self, runs: Sequence[LiveRun], until: float) -> list[entities.Run]:
-        return self.live.map(partial(self._entity, until=until), runs)
+        return self.live.look_at_each(partial(self._entity, until=until), runs)
 
     def _entity(self, run: LiveRun, until: float = math.inf) -> entities.Run:
         """Return a run as MLflow's entity. After `until`, a time of the monotonic clock, it is as its record says."""

@@ -92,7 +92,7 @@ def _by_run(make: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
             tags = [tag for tag in found if asked.tags is None or tag in asked.tags]
             return {tag: make(self, live, found[tag], *limits) for tag in tags}
 
-        looks = self._live.map(look, list(chosen.values()))
+        looks = self._live.look_at_each(look, list(chosen.values()))
         return {name: made for name, made in zip(chosen, looks, strict=True) if made}
 
     return answer
@@ -223,7 +223,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 elif set(map(type, values)) == {bool}:
                     domain = Discrete(set(values))
                 domain.update_hparam_info(experiment.hparam_infos.add(name=name, differs=len(set(values)) > 1))
-            metrics = {tag for tags in self._live.map(self._metric_tags, list(runs.values())) for tag in tags}
+            metrics = {tag for tags in self._live.look_at_each(self._metric_tags, list(runs.values())) for tag in tags}
             for tag in sorted(metrics, key=lambda tag: (_VALIDATION.search(tag.lower()) is None, tag)):
                 experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
             data = plugin_data_pb2.HParamsPluginData(experiment=experiment)
