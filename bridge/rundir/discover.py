@@ -293,8 +293,8 @@ def _why_no_run(folder: str, files: list[str]) -> str:
         return "" if holds_points(folder, events) else "its event files hold no metric"
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
-            found = read_layout(file, None)
-            problem = _no_header(file) if found is None else _header_problem(found[0])
+            layout = read_layout(file, None)
+            problem = _no_header(file) if layout is None else _header_problem(layout)
     except Refused as error:
         problem = f"metrics.csv {error}"
     except OSError as error:

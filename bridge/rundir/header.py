@@ -35,7 +35,7 @@ class Layout:
     `columns` are the cells of the line at byte `at` of the file; the rows below it begin at byte `end`. `step` and
     `time` are places of columns, None if there is no such column. `metrics` holds the places of the columns of each
     metric, by name in sorted order; a name that is there twice has two places. `renamed` are the metrics whose column
-    has another name, with the length of that.
+    has another name, with the length of that. `line` are the bytes between `at` and `end` if `read_layout` read them.
     """
 
     columns: tuple[str, ...]
@@ -45,9 +45,10 @@ class Layout:
     at: int = 0
     end: int = 0
     renamed: tuple[tuple[str, int], ...] = ()
+    line: bytes = b""
 
     @classmethod
-    def of(cls, columns: Sequence[str], time_column: str | None, *, at: int = 0, end: int = 0) -> Layout:
+    def of(cls, columns: Sequence[str], time_column: str | None, *, at: int, end: int, line: bytes = b"") -> Layout:
         """Return the layout of a header with these cells."""
         places: dict[str, list[int]] = {}
         for place, column in enumerate(columns):
@@ -56,7 +57,7 @@ class Layout:
         time = places.pop(time_column, [None])[-1] if time_column is not None else None
         metrics = {name: tuple(places[name]) for name in sorted(places)}
         renamed = tuple((name, len(column)) for column in columns if (name := metric_name(column)) != column)
-        return cls(tuple(columns), step, time, metrics, at, end, renamed)
+        return cls(tuple(columns), step, time, metrics, at, end, renamed, line)
 
 
 def bytes_digest(data: bytes) -> str:
@@ -92,8 +93,8 @@ def _unquoted(data: bytes) -> Iterator[tuple[int, int]]:
     yield place, len(data)
 
 
-def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:
-    """Return the header line at byte `at` of metrics.csv, and its bytes; None if no complete one is there yet.
+def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> Layout | None:
+    """Return what the header line at byte `at` of metrics.csv says; None if no complete one is there yet.
 
     Raises RunDirectoryError for one that is longer than LONGEST_ROW, has more than MOST_COLUMNS, or is no CSV.
     """
@@ -106,17 +107,16 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
         blank = len(data) - len(data.removeprefix(BOM).lstrip(b"\r\n")) if at == 0 else 0
         length = first_row(data[blank:])
         if length:
-            line = data[blank : blank + length].rstrip(b"\r\n")
-            place = (time_column, at, at + blank + length)
-            if len(line) <= _FIRST_PIECE and not _NOT_PLAIN.search(line):
-                return _short_layout(line, *place), data[: blank + length]
+            line, row = data[: blank + length], data[blank : blank + length].rstrip(b"\r\n")
+            if len(row) <= _FIRST_PIECE and not _NOT_PLAIN.search(row):
+                return _short_layout(row, time_column, at, line)
             try:
-                cells = cells_of(line)
+                cells = cells_of(row)
             except csv.Error as error:
                 raise _no_header(file, f"is no CSV ({error})") from error
             if len(cells) > MOST_COLUMNS:
                 raise _no_header(file, f"has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
-            return Layout.of(cells, time_column, at=at, end=place[2]), data[: blank + length]
+            return Layout.of(cells, time_column, at=at, end=at + len(line), line=line)
         if not piece:
             return None
         if len(data) > LONGEST_ROW:
@@ -125,10 +125,10 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
 
 
 @lru_cache(maxsize=256)
-def _short_layout(line: bytes, time_column: str | None, at: int, end: int) -> Layout:
-    """Return the layout of a short header line of plain cells. The runs of a sweep share theirs."""
-    cells = line.decode("utf-8", errors="replace").split(",")
-    return Layout.of(cells, time_column, at=at, end=end)
+def _short_layout(row: bytes, time_column: str | None, at: int, line: bytes) -> Layout:
+    """Return the layout of a short header `line` whose `row` has plain cells. The runs of a sweep share theirs."""
+    cells = row.decode("utf-8", errors="replace").split(",")
+    return Layout.of(cells, time_column, at=at, end=at + len(line), line=line)
 
 
 def cells_of(row: bytes) -> list[str]:

@@ -377,15 +377,15 @@ class MetricsTable:
     """An open metrics.csv.
 
     `stat` is (size, mtime in nanoseconds) from before the first byte was read; what is written later is left for the
-    next time. `first_line` are the bytes of the header line and `layout` what it says, None without a header.
-    `total` is the number of rows that were parsed so far, counted from the beginning of the file.
+    next time. `layout` is what the header line says, None without one, and `header` a digest of that line. `total` is
+    the number of rows that were parsed so far, counted from the beginning of the file.
     """
 
     file: BinaryIO
     time_column: str | None
     stat: tuple[int, int] = field(init=False)
     layout: Layout | None = field(init=False)
-    first_line: bytes = field(init=False)
+    header: str = field(init=False)
     total: int = 0
     holder = "metrics.csv"
     _counted: tuple[int, int] = (0, 0)
@@ -394,7 +394,8 @@ class MetricsTable:
         """Look at the file's size and read its header."""
         found = os.fstat(self.file.fileno())
         self.stat = (found.st_size, found.st_mtime_ns)
-        self.layout, self.first_line = read_layout(self.file, self.time_column) or (None, b"")
+        self.layout = read_layout(self.file, self.time_column)
+        self.header = bytes_digest(b"" if self.layout is None else self.layout.line)
 
     @property
     def size(self) -> int:
@@ -404,19 +405,15 @@ class MetricsTable:
     def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
         """Return what a cursor keeps to find byte `offset`, below the header `layout`, again."""
         at = layout.at if layout is not None else 0
-        return {"header": bytes_digest(self.first_line), "window": self._window(offset), "columns_at": at}
+        return {"header": self.header, "window": self._window(offset), "columns_at": at}
 
     def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
         """Return the layout and the byte at which `cursor` ends; None if the bytes before it have changed."""
-        if (
-            cursor.header != bytes_digest(self.first_line)
-            or self.size < cursor.offset
-            or cursor.window != self._window(cursor.offset)
-        ):
+        if cursor.header != self.header or self.size < cursor.offset or cursor.window != self._window(cursor.offset):
             return None
         layout = self.layout
         if cursor.columns_at:
-            layout, _ = read_layout(self.file, self.time_column, at=cursor.columns_at) or (None, b"")
+            layout = read_layout(self.file, self.time_column, at=cursor.columns_at)
         return None if layout is None else (layout, max(cursor.offset, layout.end))
 
     def place(self, offset: int) -> str:

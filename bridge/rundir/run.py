@@ -465,13 +465,13 @@ def _time_column(sidecar: Sidecar, files: Mapping[str, RunFile]) -> str | None:
         return sidecar.time_column
     try:
         with open_plain(files["metrics.csv"].path) as stream:
-            found = read_layout(stream, None)
+            layout = read_layout(stream, None)
     except OSError:
         return None
     if "sidecar.json" in files:
-        return sidecar.time_column if found is None or sidecar.time_column in found[0].columns else None
+        return sidecar.time_column if layout is None or sidecar.time_column in layout.columns else None
     # test-tube writes no step column, and dates each row.
-    columns = set(found[0].columns) if found is not None else set()
+    columns = set(layout.columns) if layout is not None else set()
     return TEST_TUBE_TIME if "step" not in columns and {TEST_TUBE_TIME, "epoch"} <= columns else None
 
 
@@ -481,7 +481,7 @@ def _row_time(files: Mapping[str, RunFile], time_column: str | None, *, last: bo
         return None
     try:
         with open_plain(files["metrics.csv"].path) as stream:
-            layout, _ = read_layout(stream, None) or (None, b"")
+            layout = read_layout(stream, None)
             if layout is None:
                 return None
             if last:

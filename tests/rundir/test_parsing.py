@@ -38,13 +38,11 @@ def read(path: Path, data: bytes, *, chunk: int = 1 << 22, few: int = metrics._F
 
 def slowly(data: bytes) -> list[Rows]:
     """Return the same rows by the csv module only; the header is the first line."""
-    found = read_layout(io.BytesIO(data), "wall_time")
-    assert found is not None
-    start = found[0].end
+    layout = read_layout(io.BytesIO(data), "wall_time")
+    assert layout is not None
+    start = layout.end
     cut = complete_rows(data[start:])
-    return list(
-        parse_records(data[start : start + cut], layout=found[0], start=start, first=0, time_column="wall_time")
-    )
+    return list(parse_records(data[start : start + cut], layout=layout, start=start, first=0, time_column="wall_time"))
 
 
 def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
