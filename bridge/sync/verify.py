@@ -23,16 +23,7 @@ from bridge.model import as_sent, fitting
 from bridge.options import ContentOptions
 from bridge.sync.compare import CSV, MEDIA, Findings, compare_facts, compare_media, compare_metric, facts_behind
 from bridge.sync.parallel import Workers, run_batches
-from bridge.sync.report import (
-    Behind,
-    Compared,
-    Differences,
-    RunCheck,
-    Verdict,
-    VerifyReport,
-    explained,
-    older_copy_of,
-)
+from bridge.sync.report import Behind, Compared, Differences, RunCheck, Verdict, VerifyReport, explained, older_copy_of
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:

@@ -14,23 +14,11 @@ from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.delta_writer import DeltaWriter
 from bridge.exporters.mlflow.errors import RunGoneError
-from bridge.exporters.mlflow.facts import (
-    Tag,
-    facts_of,
-)
-from bridge.exporters.mlflow.media import (
-    ArtifactUpload,
-    is_own_file,
-)
+from bridge.exporters.mlflow.facts import Tag, facts_of
+from bridge.exporters.mlflow.media import ArtifactUpload, is_own_file
 from bridge.exporters.mlflow.readback import RunReader
 from bridge.exporters.mlflow.runs import FoundRun, RunUpdate, new_run_id
-from bridge.exporters.mlflow.store import (
-    Candidates,
-    deleted_experiment,
-    edited_tags,
-    sent_tags,
-    user_edits,
-)
+from bridge.exporters.mlflow.store import Candidates, deleted_experiment, edited_tags, sent_tags, user_edits
 from bridge.locks import machine_lock
 from bridge.model import Cursor, Delta, Notice, NoticeKind
 
