@@ -25,6 +25,7 @@ from bridge.files import LONGEST_ROW, MOST_COLUMNS
 from bridge.model import NoticeKind
 from bridge.rundir.header import Layout, bytes_digest, complete_rows, read_layout
 from bridge.rundir.rows import Rows
+from bridge.rundir.run import MOST_NAMED
 from logger.sidecar import parse_time
 from logger.values import cell_number, is_header, whole_number
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 CHUNK = 4 << 20
 """Bytes that are parsed at once: they and the columns made of them stay in the processor's cache."""
-
-MOST_NAMED = 20
-"""Rows of one kind that are named one by one in notices; more are counted."""
 
 BAD_ROW = (NoticeKind.BAD_ROW, "")
 NO_STEP = (NoticeKind.NO_STEP, "")

@@ -18,9 +18,10 @@ from bridge.errors import RunDirectoryError, counted
 from bridge.files import open_raw
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
-from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable
+from bridge.rundir.metrics import BAD_ROW, MetricsTable
 from bridge.rundir.overlap import LastPoints, LatePoints, Replaced
 from bridge.rundir.rows import NO_ROWS, Estimate, fill, is_time, to_hex
+from bridge.rundir.run import MOST_NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -62,7 +62,8 @@ TEST_TUBE_TIME = "created_at"
 _POINTER_BYTES = range(120, 200)
 """The sizes of Git LFS's pointers lie in this range: three short lines, the second of which has 76 bytes."""
 
-_MOST_NAMED = 20
+MOST_NAMED = 20
+"""Rows, lines and fields that are named one by one in notices of one kind; more are counted."""
 
 EVENT_TIME = "wall_time"
 """The name of the column of times that event files stand for."""
@@ -170,7 +171,7 @@ def _says_little(part: str) -> bool:
 
 def first_named(notices: list[Notice], what: str, detail: str) -> list[Notice]:
     """Return the first of `notices`, and one notice with `what` and `detail` that stands for the others."""
-    first, rest = notices[:_MOST_NAMED], notices[_MOST_NAMED:]
+    first, rest = notices[:MOST_NAMED], notices[MOST_NAMED:]
     if rest:
         first.append(Notice(rest[0].kind, what, detail, sum(notice.count for notice in rest)))
     return first
