@@ -100,7 +100,7 @@ class TensorBoardExporter(Exporter):
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
         facts = shown_facts(run, content)
-        digests = sent_digests(run, facts, group=self._group(run))
+        digests = sent_digests(run, facts, group=self._folder_of(run))
         changed = [key for key, digest in digests.items() if cursor.sent.get(key) != digest]
         return [*changed, _LEFTOVERS] if _LEFTOVERS in cursor.sent else changed
 
@@ -115,7 +115,7 @@ class TensorBoardExporter(Exporter):
 
     def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
         """Return the target of `run`, whose folder need not exist."""
-        return TensorBoardTarget(str(self._logdir), self._group(run), run, content, lock_wait=self._lock_wait)
+        return TensorBoardTarget(str(self._logdir), self._folder_of(run), run, content, lock_wait=self._lock_wait)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -151,7 +151,7 @@ class TensorBoardExporter(Exporter):
         with os_errors(str(self._logdir)):
             self._folders.update(assign_folders(self._logdir, runs))
 
-    def _group(self, run: Run) -> str:
+    def _folder_of(self, run: Run) -> str:
         """Return the folder of `run` below the log directory."""
         if run.identity not in self._folders:
             self._find_folders([run])
