@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from bridge.exporters.mlflow.rows import KeyRows, rows_of
+from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate, new_run_id
 from bridge.exporters.mlflow.write_db import Database
-from bridge.model import Block
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 START_MS = 1775822400000
 
 FACTS = RunRow(status="RUNNING", name="a run", start=START_MS, end=None)
 NEW = FoundRun("", "0", "RUNNING", deleted=False, start=START_MS, end=None, tags={"mlflow.runName": "a run"})
 """A run that does not exist yet. Its id is that of the write that creates it, or MLflow's own."""
-
-Point = tuple[str, int, float, float]
-"""Metric, step, time in seconds after START_MS, value."""
-
-
-def rows(points: Sequence[Point]) -> list[KeyRows]:
-    """Return `points` as rows, each metric under its own name."""
-    names = tuple(dict.fromkeys(name for name, *_ in points))
-    values = np.zeros((len(names), len(points)))
-    present = np.zeros((len(names), len(points)), dtype=np.bool_)
-    for row, (name, _, _, value) in enumerate(points):
-        values[names.index(name), row] = value
-        present[names.index(name), row] = True
-    block = Block(
-        names=names,
-        row=np.arange(len(points), dtype=np.int64),
-        step=np.array([step for _, step, _, _ in points], dtype=np.int64),
-        time=np.array([START_MS / 1000 + time for _, _, time, _ in points], dtype=np.float64),
-        values=values,
-        present=present,
-    )
-    return rows_of([block], {name: name for name in names})
 
 
 def wide_rows(metrics: int, count: int, *, start: int = 0) -> list[KeyRows]:

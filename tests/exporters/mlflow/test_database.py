@@ -1,41 +1,143 @@
-"""The database writer writes what MLflow's own client writes, in SQLite and PostgreSQL."""
+"""Whatever way points take into MLflow, its tables hold what MLflow's own client writes."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows
-from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
+from bridge.exporters.mlflow.runs import RunUpdate
 from bridge.exporters.mlflow.tables import PostgresBulk, SqliteBulk, artifact_uri
-from tests.exporters.mlflow.database_help import (
-    NEW,
-    START_MS,
-    Point,
-    make_run,
-    open_database,
-    rows,
-    table,
-)
+from bridge.model import DeltaKind
+from bridge.sync.export import export_runs
+from tests import oracle
+from tests.deltas import block_of, make_model_run
+from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.database_help import START_MS, make_run, open_database, table
+from tests.run_dirs import CREATED_S, write_metrics
+from tests.run_dirs import make_run as make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
     from bridge.exporters.mlflow.write_db import Database
 
 
-@pytest.fixture(params=["sqlite", "psycopg2", "psycopg"])
-def uri(request: pytest.FixtureRequest) -> str:
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_uri"))
-    return str(request.getfixturevalue("postgres_uri")).replace("psycopg2", request.param)
+def awkward_rows(count: int) -> list[dict[str, Any]]:
+    """Return rows with NaN, infinities, equal times, and steps that repeat, fall below zero and end where they can."""
+    chance = random.Random(1)
+    greatest = 1.7976931348623157e308
+    values = [0.0, -0.0, 1.0, -1.5, math.nan, math.inf, -math.inf, greatest, -greatest, 2.0**53 + 2]
+    values += [5e-324, -2.2250738585072011e-308, 0.1 + 0.2, 1e22, 123456789.123456789, -1e-7]
+    names = ["loss", "val/acc", "ünï cödé", "epoch"]
+    found: list[dict[str, Any]] = []
+    for number in range(count):
+        step = chance.choice([number, number - 7, number // 3, -number, 2**62 + number, 2**63 - 1, -(2**63)])
+        time = CREATED_S + chance.choice([number / 10, number // 50 / 7, 0.0])
+        row = {
+            name: chance.choice(values) if chance.random() < 0.3 else chance.gauss(0, 1)
+            for name in chance.sample(names, chance.randint(1, 4))
+        }
+        found.append({"step": step, "wall_time": time} | row | ({"once": math.nan} if number == count - 1 else {}))
+    return found
+
+
+def log_with_client(client: MlflowClient, ours: MlflowRun, run_dir: Path) -> str:
+    """Write a run directory with MLflow's own client, beside `ours` and with its name and tags; return the run's id."""
+    from mlflow.entities import Metric
+
+    info = ours.info
+    made = client.create_run(info.experiment_id, round(CREATED_S * 1000), ours.data.tags, run_name=info.run_name)
+    run_id = str(made.info.run_id)
+    metrics = [
+        Metric(name, point.value, round(point.time * 1000), point.step)
+        for name, points in oracle.read(run_dir).series.items()
+        for point in points
+    ]
+    for at in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[at : at + 1000])
+    client.log_param(run_id, "lr", "0.1")
+    client.set_terminated(run_id, "FINISHED", round((CREATED_S + 3600) * 1000))
+    return run_id
+
+
+@pytest.fixture(params=["sqlite", "sqlite in many steps", "psycopg2", "psycopg", "server", "client"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Return MLflow's address and its database, into which points go directly or through MLflow."""
+    if request.param == "server":
+        server = request.getfixturevalue("mlflow_server")
+        return server.uri, server.backend
+    if request.param.startswith("psycopg"):
+        monkeypatch.setattr(PostgresBulk, "_POINTS_A_STATEMENT", 300)
+        return (request.getfixturevalue("postgres_uri").replace("psycopg2", request.param),) * 2
+    uri = request.getfixturevalue("sqlite_uri")
+    if request.param == "client":  # as for each database whose tables are not those that we know
+        with sa.create_engine(uri).begin() as connection:
+            connection.execute(sa.text("ALTER TABLE metrics ADD COLUMN unit VARCHAR(8)"))
+    elif request.param != "sqlite":
+        monkeypatch.setattr(SqliteBulk, "limit", 100)
+        monkeypatch.setattr(SqliteBulk, "most_deleted", 200)
+    return uri, uri
+
+
+def test_all_rows_equal_those_of_mlflows_client(way: tuple[str, str], tmp_path: Path) -> None:
+    """A run that grows and is requeued between exports leaves the rows of one that the client wrote, in every table."""
+    address, database = way
+    store = Store(address, experiment=tmp_path.name)
+    made = awkward_rows(900)
+    for end, status in ((300, "running"), (600, "running"), (900, "completed")):
+        facts = {"status": status, "hparams": {"lr": 0.1}, "sessions": [{"user": "ada"}]}
+        path = make_directory(tmp_path / "run", made[:end], **facts)
+        assert not export_runs([path], store.exporter()).failed
+    ours = store.run()
+    twin = log_with_client(store.client, ours, path)
+    assert len(table(database, "metrics", ours.info.run_id)) > 1000
+    for name in ("metrics", "latest_metrics", "params", "tags"):
+        assert table(database, name, ours.info.run_id) == table(database, name, twin)
+    (expected,) = table(database, "runs", twin)
+    expected["artifact_uri"] = expected["artifact_uri"].replace(twin, ours.info.run_id)
+    assert table(database, "runs", ours.info.run_id) == [expected]
+
+
+def test_the_latest_value_is_that_of_the_highest_step(any_store: Store) -> None:
+    """The order of the points in a delta does not decide."""
+    rows = [{"step": step, "loss": step / 8} for step in (3, 9, 5)]
+    any_store.export(make_model_run(), rows)
+    assert any_store.run().data.metrics == {"loss": 9 / 8}
+
+
+def test_a_metric_that_loses_points_shows_the_latest_that_is_left(uri: str, tmp_path: Path) -> None:
+    """The first of several deltas of a rewind takes back points of metrics that only later ones bring again."""
+    store, run = Store(uri), make_model_run()
+    store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
+    store.export(run, [{"step": 1, "loss": 5.0, "old": 3.0}, {"step": 7, "loss": math.inf, "old": 1.0, "gone": 1.0}])
+    block = block_of([{"step": 2, "loss": 3.0}], first_row=2)
+    fields = {"kind": DeltaKind.REWIND, "replace_from": 2, "blocks": (block,), "metrics": ("loss", "old", "gone")}
+    store.export(run, [{"step": 2, "loss": 3.0}], **fields)
+    assert store.run().data.metrics == {"loss": 3.0, "old": 3.0}
+    assert [point[:2] for point in store.points("loss")] == [(1, 5.0), (2, 3.0)]
+
+
+def test_a_requeue_takes_no_point_of_other_people_back(uri: str, tmp_path: Path) -> None:
+    """Points that people logged into our run stay in both tables."""
+    store = Store(uri)
+    store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
+    path = make_directory(tmp_path / "run", [{"step": 5, "loss": 5.0}, {"step": 6, "loss": 6.0}])
+    export_runs([path], store.exporter())
+    store.client.log_metric(store.run().info.run_id, "test/acc", 0.9, timestamp=START_MS, step=7)
+    write_metrics(path, (), [[4.0, 5, CREATED_S + 9]], append=True)
+    (line,) = export_runs([path], store.exporter()).runs
+    assert (str(line.action), store.points("test/acc")) == ("changed", [(7, 0.9, START_MS)])
+    assert store.run().data.metrics == {"loss": 6.0, "test/acc": 0.9}
 
 
 @pytest.fixture
@@ -43,77 +145,6 @@ def database(uri: str) -> Iterator[Database]:
     opened = open_database(uri)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def client(uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def log_with_client(client: MlflowClient, points: list[Point], *, at_once: int = 1000) -> str:
-    """Write a run with MLflow's own client and return its id."""
-    from mlflow.entities import Metric
-
-    run_id = str(client.create_run("0", start_time=START_MS, run_name="a run").info.run_id)
-    metrics = [Metric(key, value, START_MS + round(time * 1000), step) for key, step, time, value in points]
-    for at in range(0, len(metrics), at_once):
-        client.log_batch(run_id, metrics=metrics[at : at + at_once])
-    return run_id
-
-
-def awkward_points(seed: int, count: int) -> list[Point]:
-    """Return points with NaN, infinities, ties, exact repetitions, and steps that fall below zero."""
-    chance = random.Random(seed)
-    values = [0.0, -0.0, 1.0, -1.5, math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 2.0**53 + 2]
-    keys = ["loss", "val/acc", "ünï cödé", "epoch", "once"]
-    points: list[Point] = []
-    for number in range(count):
-        if points and chance.random() < 0.1:
-            points.append(chance.choice(points[-30:]))
-            continue
-        step = chance.choice([number, number - 7, number // 3, -number, 2**62 + number])
-        value = chance.choice(values) if chance.random() < 0.3 else chance.gauss(0, 1)
-        points.append((chance.choice(keys[:4]), step, chance.choice([number / 10, number // 50 / 7, 0.0]), value))
-    points.append(("once", 3, 0.25, math.nan))
-    return points
-
-
-def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, uri: str) -> None:
-    """Rows in metrics and latest_metrics equal those of log_batch, over several writes."""
-    points = awkward_points(seed=1, count=1600)
-    twin = log_with_client(client, points)
-    ours = make_run(database)
-    for number, at in enumerate(range(0, len(points), 550)):
-        part = rows(points[at : at + 550])
-        database.write(ours, RunUpdate(f"c{number}", part, tags={Tag.CURSOR: f"c{number + 1}"}))
-    assert len(table(uri, "metrics", ours)) > 1200
-    assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
-    assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
-
-
-@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
-def test_postgresql_holds_each_value_bit_for_bit(
-    postgres_uri: str, driver: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any key and any float arrives as it is, over several statements, also if it is sent twice."""
-    monkeypatch.setattr(PostgresBulk, "_POINTS_A_STATEMENT", 3)
-    uri = postgres_uri.replace("psycopg2", driver)
-    keys = ["a'b", 'a"b', "a\\b", "{a,b}", "%s %(a)s :a", "NULL", "k" * 250, "é" * 250]
-    greatest = 1.7976931348623157e308
-    values = [-0.0, 5e-324, -2.2250738585072011e-308, greatest, -greatest, 0.1 + 0.2, 1e22, 123456789.123456789, -1e-7]
-    steps = [-(2**63), -1, 0, 1, 2, 3, 2**53 + 1, 2**62, 2**63 - 1]
-    points = [KeyRows.of(key, range(len(steps)), steps, values) for key in keys]
-    database = open_database(uri)
-    ours = make_run(database, rows=points)
-    database.write(ours, RunUpdate(expected_cursor="c0", rows=points, tags={Tag.CURSOR: "c1"}))
-    database.close()
-    held = {(row["key"], row["timestamp"], row["step"], row["value"].hex()) for row in table(uri, "metrics", ours)}
-    wanted = [
-        (key, *row) for key in keys for row in zip(range(9), steps, (value.hex() for value in values), strict=True)
-    ]
-    assert (len(table(uri, "metrics", ours)), held) == (len(wanted), set(wanted))
 
 
 def test_many_metrics_take_few_statements(database: Database) -> None:
@@ -136,67 +167,6 @@ def test_many_metrics_take_few_statements(database: Database) -> None:
     assert len(statements) < 30
 
 
-def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri: str) -> None:
-    """A new run's row, params and tags equal those of MLflow's client."""
-    tags = {"mlflow.user": "ada", "a": "1"}
-    run = client.create_run("0", start_time=START_MS, tags=tags, run_name="a run")
-    client.log_param(run.info.run_id, "lr", "0.1")
-    ours = new_run_id("0", "uid-1")
-    create = replace(NEW, tags={**NEW.tags, **tags})
-    database.write(ours, RunUpdate(expected_cursor=None, create=create, params={"lr": "0.1"}))
-    for name in ("params", "tags"):
-        assert table(uri, name, ours) == table(uri, name, run.info.run_id)
-    theirs = table(uri, "runs", run.info.run_id)[0]
-    expected = theirs | {"artifact_uri": theirs["artifact_uri"].replace(run.info.run_id, ours)}
-    assert table(uri, "runs", ours) == [expected]
-    assert client.get_run(ours).info.run_name == "a run"
-
-
-@pytest.mark.parametrize("limits", [(100_000, 25_000), (1, 2)])
-def test_a_rewind_replaces_the_points_from_its_step_on(
-    client: MlflowClient, database: Database, uri: str, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rewind leaves the tables of a run that never held the superseded points, in however many transactions."""
-    for name, limit in zip(("limit", "most_deleted"), limits, strict=True):
-        monkeypatch.setattr(SqliteBulk, name, limit)
-    before: list[Point] = [
-        ("loss", 1, 0.1, 5.0),
-        ("loss", 2, 0.2, math.nan),
-        ("loss", 9, 0.9, math.inf),
-        ("old", 1, 0.1, 3.0),
-        ("old", 7, 0.7, 1.0),
-        ("gone", 8, 0.8, 1.0),
-    ]
-    after: list[Point] = [("loss", 2, 1.2, 3.0), ("loss", 3, 1.3, 2.0)]
-    ours = make_run(database, rows=rows(before))
-    change = RunUpdate(
-        expected_cursor="c0",
-        rows=rows(after),
-        own_keys=["loss", "old", "gone"],
-        replace_from=2,
-        interim_cursor="interim",
-        tags={Tag.CURSOR: "c1"},
-    )
-    database.write(ours, change)
-    twin = log_with_client(client, [before[0], before[3], *after])
-    assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
-    assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
-
-
-def test_a_rewind_deletes_and_inserts_points_of_the_runs_own_metrics_only(
-    client: MlflowClient, database: Database, uri: str
-) -> None:
-    """Points that people logged stay, and so does a point that is both deleted and sent."""
-    points = rows([("loss", 5, 0.5, 5.0)])
-    ours = make_run(database, rows=points)
-    client.log_metric(ours, "test/acc", 0.9, timestamp=START_MS, step=7)
-    before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
-    change = RunUpdate("c0", points, own_keys=["loss"], replace_from=0, interim_cursor="interim")
-    database.write(ours, change)
-    assert len(before[0]) == 2
-    assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
-
-
 @pytest.mark.parametrize(
     "location", ["file:///data/a b", "/data/plain", "s3://bucket", "s3://bucket/below?x=y", "mlflow-artifacts:/7"]
 )
@@ -205,18 +175,6 @@ def test_artifacts_lie_where_mlflow_puts_them(location: str) -> None:
     from mlflow.utils.uri import append_to_uri_path
 
     assert artifact_uri(location, "abc") == append_to_uri_path(location, "abc", "artifacts")
-
-
-def test_a_history_is_that_of_mlflow_itself(database: Database, client: MlflowClient) -> None:
-    """The columns that verify reads hold the points of MLflow's own reader, in the order of their steps and times."""
-    run_id = log_with_client(client, awkward_points(7, 300))
-    held = database.history(run_id, "loss")
-    points = client.get_metric_history(run_id, "loss")
-    pairs = list(zip(held.step.tolist(), held.timestamp.tolist(), strict=True))
-    assert sorted(zip(pairs, map(str, held.shown.tolist()), strict=True)) == sorted(
-        ((point.step, point.timestamp), str(point.value)) for point in points
-    )
-    assert (len(pairs) > 50, pairs) == (True, sorted(pairs))
 
 
 def test_a_history_does_not_read_other_runs(sqlite_uri: str) -> None:

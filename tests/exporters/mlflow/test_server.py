@@ -25,8 +25,7 @@ from bridge.sync.verify import verify_runs
 from logger.sidecar import SessionEntry
 from tests.deltas import delta_of, file_of, make_model_run
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.database_help import NEW, rows, table, wide_rows
-from tests.exporters.mlflow.test_database import awkward_points, log_with_client
+from tests.exporters.mlflow.database_help import NEW, table, wide_rows
 from tests.fixtures.proxy import Fault
 from tests.pictures import encoded, media_event
 from tests.run_dirs import make_run as make_directory
@@ -274,17 +273,6 @@ def write(api: ApiRuns, points: Sequence[KeyRows]) -> str:
     run_id = api.create(NEW).run_id
     api.write(run_id, RunUpdate(expected_cursor=None, rows=points))
     return run_id
-
-
-@pytest.mark.parametrize("through", ["server", "client"])
-def test_points_equal_log_batch(mlflow_server: MlflowServer, sqlite_uri: str, through: str) -> None:
-    """Our own requests leave the rows of MLflow's client in both tables, and so does the way of other databases."""
-    uri, backend = (mlflow_server.uri, mlflow_server.backend) if through == "server" else (sqlite_uri, sqlite_uri)
-    api, points = ApiRuns(Address.of(uri)), awkward_points(seed=3, count=1400)
-    ours, twin = write(api, rows(points)), log_with_client(api.client, points)
-    assert len(table(backend, "metrics", ours)) > 1100
-    for name in ("metrics", "latest_metrics"):
-        assert table(backend, name, ours) == table(backend, name, twin)
 
 
 @pytest.mark.parametrize(("pairs", "size"), [(0, 0), (90, 1), (250, 5000)])
