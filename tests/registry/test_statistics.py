@@ -72,15 +72,6 @@ def test_a_summary_is_believed_if_it_covers_all_rows(
     assert computed == (["a"] if expected == 0.9 else [])
 
 
-def test_a_missing_summary_is_made_up_for(tmp_path: Path) -> None:
-    """All statistics come from metrics.csv if there is no summary.json."""
-    make_run(tmp_path / "runs" / "a", ROWS)
-    assert open_registry(tmp_path / "runs")["a"].stats["acc"] == {
-        "last": 0.5, "min": 0.5, "max": 0.9, "count": 3, "min_step": 2, "max_step": 1, "nan_count": 1,
-        "first_nan_step": 0,
-    }  # fmt: skip
-
-
 def test_they_are_computed_once(tmp_path: Path, computed: list[str]) -> None:
     """A second look costs no second computation, until the file grows."""
     make_run(tmp_path / "runs" / "a", ROWS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zlib
 from pathlib import Path
@@ -54,18 +53,6 @@ def values(folder: Path) -> dict[tuple[str, int], Any]:
 def held(target: TensorBoardTarget) -> dict[tuple[int, int], str | None]:
     """Return the captions that are read back, by step and index."""
     return {(item.step, item.index): item.caption for item in target.read().media}
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp"])
-def test_pictures_are_held_as_they_are(tmp_path: Path, target: TensorBoardTarget, folder: Path, suffix: str) -> None:
-    """A record holds the bytes of the file with its width and height."""
-    path = draw(tmp_path / f"a.{suffix}")
-    assert notices_of(target, media_event(path)) == []
-    (value,) = values(folder).values()
-    assert list(value.tensor.string_val) == [b"64", b"48", path.read_bytes()]
-    (item,) = target.read().media
-    assert (item.tag, item.step, item.index) == ("val/samples", 0, 0)
-    assert item.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorBoardTarget, folder: Path) -> None:
