@@ -30,7 +30,7 @@ from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import DeltaKind, Series
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import look_at_each, open_registry
-from bridge.rundir import Clock, ReadOptions, file_stamp, read_delta, read_media, read_run, read_small, read_whole
+from bridge.rundir import ReadOptions, file_stamp, read_delta, read_media, read_run, read_small, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,7 +128,6 @@ class LiveRuns:
             if not root.is_dir():
                 raise UsageError(f"{root} is not a directory.")
         self._choose = choose
-        self._clock = Clock(None)
         self._runs: RunSet | None = None
         self.skipped: list[SkippedFolder] = []
         self._scanned_at = self._scan_began = self._pause = 0.0
@@ -233,7 +232,7 @@ class LiveRuns:
     look_at_each = staticmethod(look_at_each)
 
     def _read(self, live: LiveRun) -> Run:
-        return read_run(Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self.options.heartbeat_timeout)
+        return read_run(Path(live.record.run_dir), heartbeat_timeout=self.options.heartbeat_timeout)
 
     def _content_of(self, live: LiveRun) -> RunContent:
         with self._content_lock:

@@ -19,7 +19,6 @@ from bridge.model import Status
 from bridge.registry.record import FIELDS as RECORD_FIELDS
 from bridge.registry.store import Store, refuse_foreign, scan, with_statistics, with_store
 from bridge.registry.where import FIELDS, Kind, column, parse, status_of
-from bridge.rundir.run import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -175,17 +174,8 @@ def _load(root: str, store: Store, *, ttl: float, full: bool, heartbeat_timeout:
     report = None
     scanned_at = store.scanned_at(root)
     if scanned_at is None or not 0 <= time.time() - scanned_at < ttl:
-        clock = Clock(_clock_dir())
-        report = scan(root, store, full=full, heartbeat_timeout=heartbeat_timeout, clock=clock)
+        report = scan(root, store, full=full, heartbeat_timeout=heartbeat_timeout)
     return Registry(store.records(root), root=Path(root), report=report)
-
-
-def _clock_dir() -> Path | None:
-    """Return a folder to write a file to, which tells the file server's time; None if there is no home."""
-    try:
-        return cache_dir()
-    except RuntimeError:
-        return None
 
 
 def _several(value: str | Sequence[str] | None) -> Sequence[str]:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from bridge.rundir.discover import RunListing
-    from bridge.rundir.run import Clock
 
 log = logging.getLogger(__name__)
 
@@ -317,7 +316,6 @@ def scan(
     *,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
-    clock: Clock | None = None,
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`.
 
@@ -362,7 +360,7 @@ def scan(
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
                 stamp += _hparams_mark(run_dir)
-                run = read_run(Path(run_dir), clock=clock, heartbeat_timeout=heartbeat_timeout)
+                run = read_run(Path(run_dir), heartbeat_timeout=heartbeat_timeout)
                 record = RunRecord.of(run)
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
                     with _computing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.rundir.discover import discover, file_stamp, runs_within
-from bridge.rundir.run import Clock, read_run
+from bridge.rundir.run import read_run
 
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bridge.rundir.series import count_points, read_points, read_small, read_summary
 
 __all__ = [
-    "Clock",
     "ReadOptions",
     "count_points",
     "discover",

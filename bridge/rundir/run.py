@@ -18,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from bridge.files import (
     LARGEST_YAML,
     LONGEST_NAME,
     Refused,
+    cache_dir,
     clean,
     open_plain,
     own_file,
@@ -88,13 +90,12 @@ _STAMP = re.compile(r"(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_T/ ]?(\d\d)[-_.:h]?(\d\
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
-def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float = 180.0, is_real: bool = False) -> Run:
+def read_run(path: Path, *, heartbeat_timeout: float = 180.0, is_real: bool = False) -> Run:
     """Return what the run directory `path` says, checked and typed.
 
-    `is_real` states that `path` is a real path, as `discover` finds them. `clock` tells how old the heartbeat is. A run
-    that calls itself running, but gave no sign of life for `heartbeat_timeout` seconds, is killed. Fields of a wrong
-    type are left out, and named in `notices`. Raises RunDirectoryError if `path` is no run directory, or if its sidecar
-    cannot be read.
+    `is_real` states that `path` is a real path, as `discover` finds them. A run that calls itself running, but gave no
+    sign of life for `heartbeat_timeout` seconds, is killed. Fields of a wrong type are left out, and named in
+    `notices`. Raises RunDirectoryError if `path` is no run directory, or if its sidecar cannot be read.
     """
     real = path if is_real else Path(os.path.realpath(path))
     notices: list[Notice] = []
@@ -104,9 +105,9 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     is_other = bool({"sidecar.json", "metrics.csv"} & files.keys())
     events, first, last, event_params = ((), None, None, {}) if is_other else read_event_facts(real, notices)
     time_column = EVENT_TIME if events else _time_column(sidecar, files)
-    life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
+    life = _sign_of_life(real, sidecar, files, time_column)
     if events:
-        life = _last_event(events, last, clock or Clock())
+        life = _last_event(events, last)
         heartbeat_timeout = max(heartbeat_timeout, FRESH)
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
     start, start_estimated = _start(real, sidecar, files, life, time_column)
@@ -306,7 +307,21 @@ def _status(word: str | None, *, alive: bool) -> Status:
     return Status.KILLED if word == "running" else Status.UNKNOWN
 
 
-class Clock:
+@lru_cache
+def _clock_in(directory: Path | None) -> _Clock:
+    return _Clock(directory)
+
+
+def _age(found: os.stat_result, then: float | None = None) -> float:
+    """Return `_Clock.age` by the clock that this process has in its folder for caches."""
+    try:
+        clock = _clock_in(cache_dir())
+    except RuntimeError:  # there is no home folder
+        clock = _clock_in(None)
+    return clock.age(found, then)
+
+
+class _Clock:
     """Tell how old files are.
 
     `directory`, a cache of ours, may be written to. Files on its file system are judged by the clock that dates a new
@@ -359,9 +374,7 @@ class _SignOfLife:
     stated: bool = False
 
 
-def _sign_of_life(
-    real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], time_column: str | None, clock: Clock
-) -> _SignOfLife:
+def _sign_of_life(real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], time_column: str | None) -> _SignOfLife:
     """Return the last sign of life.
 
     Copying a directory without its times makes its files look new. The times that stand inside the files then decide.
@@ -378,24 +391,24 @@ def _sign_of_life(
     written = _written_heartbeat(real) if beat is not None and sidecar.sessions else None
     if written is not None:
         copied = sign.st_mtime > written + _HOUR
-        return _SignOfLife(written, clock.age(sign, written if copied else None), stated=True)
+        return _SignOfLife(written, _age(sign, written if copied else None), stated=True)
     oldest = min(found.st_mtime for found in (beat, metrics, own) if found is not None)
     claims = [sidecar.updated_at]
     if sidecar.updated_at is None or oldest > sidecar.updated_at + _HOUR:
         claims.append(_row_time(files, time_column, last=True))
     known = [claim for claim in claims if claim is not None]
     if known and oldest > max(known) + _HOUR:
-        return _SignOfLife(max(known), clock.age(sign, max(known)), stated=True)
+        return _SignOfLife(max(known), _age(sign, max(known)), stated=True)
     if beat is None and metrics is None and sidecar.updated_at is not None:
-        return _SignOfLife(sidecar.updated_at, clock.age(sign))
-    return _SignOfLife(sign.st_mtime, clock.age(sign))
+        return _SignOfLife(sidecar.updated_at, _age(sign))
+    return _SignOfLife(sign.st_mtime, _age(sign))
 
 
-def _last_event(events: Sequence[RunFile], last: float | None, clock: Clock) -> _SignOfLife:
+def _last_event(events: Sequence[RunFile], last: float | None) -> _SignOfLife:
     """Return the last sign of life of a run that only wrote event files: `last`, the time of its last event."""
     newest = max(events, key=lambda file: file.mtime_ns)
     try:
-        age = clock.age(newest.path.stat())
+        age = _age(newest.path.stat())
     except OSError:
         age = float("inf")
     return _SignOfLife(newest.mtime_ns / 1e9 if last is None else last, age, stated=last is not None)

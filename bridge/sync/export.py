@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter, Target, TargetState
     from bridge.model import Cursor, Delta, Notice, Run
-    from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
 
 SMALL_RUN = 1 << 20
@@ -91,7 +90,6 @@ def export_runs(
     options: Options | None = None,
     *,
     progress: Progress | None = None,
-    clock: Clock | None = None,
 ) -> Report:
     """Bring the runs at and below `roots` into the target of `exporter`. The report has a line for each run.
 
@@ -106,7 +104,7 @@ def export_runs(
         exporter,
         selection=options.selection,
         new_identity=options.new_identity,
-        read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout, is_real=True),
+        read=partial(rundir.read_run, heartbeat_timeout=options.heartbeat_timeout, is_real=True),
         unchanged=unchanged,
     )
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
@@ -181,8 +179,9 @@ class ExportTask(msgspec.Struct, frozen=True):
     @property
     def backlog(self) -> int:
         """Estimate the bytes of the run directory that the target does not have."""
-        files, cursor = self.run.files, self.state.cursor
-        size = sum(files[name].size for name in ("metrics.csv", "media.jsonl") if name in files)
+        run, cursor = self.run, self.state.cursor
+        size = sum(file.size for file in run.row_files)
+        size += run.files["media.jsonl"].size if "media.jsonl" in run.files else 0
         return max(0, size - (cursor.offset + cursor.media_offset if cursor is not None else 0))
 
     def failed(self, error: Exception) -> RunReport:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
-    from bridge.rundir import Clock
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
     from bridge.sync.report import Progress, Report, RunReport
@@ -56,7 +55,6 @@ def follow(
     told: Callable[[Report], None],
     say: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
-    clock: Clock | None = None,
 ) -> int:
     """Export what moved at and below `roots`, then wait, again and again.
 
@@ -66,7 +64,7 @@ def follow(
     a signal's exception ends it, and what was in flight is sent again by the next export. Raises TargetRefusedError if
     the target refuses for good.
     """
-    follower = _Follower(roots, exporter, options, told, progress, clock)
+    follower = _Follower(roots, exporter, options, told, progress)
     pause = following.interval
     lasting: dict[str, bool] = {}
 
@@ -100,7 +98,6 @@ class _Follower:
     options: Options
     told: Callable[[Report], None]
     progress: Callable[[], Progress] | None
-    clock: Clock | None
     read: dict[Path, tuple[Stamp, Run]] = field(default_factory=dict)
     settled: dict[Path, Stamp] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
@@ -165,7 +162,7 @@ class _Follower:
         known = self.read.get(path)
         if known is not None and known[0] == now and not known[1].running:
             return known[1]
-        run = read_run(path, clock=self.clock, heartbeat_timeout=self.options.heartbeat_timeout)
+        run = read_run(path, heartbeat_timeout=self.options.heartbeat_timeout)
         self.read[path] = (now, run)
         return run
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter, TargetContent, TargetState
     from bridge.model import Cursor, MediaEvent, Run
-    from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
 
 CheckTask: TypeAlias = "tuple[Run, TargetState]"
@@ -67,7 +66,6 @@ def verify_runs(
     options: VerifyOptions | None = None,
     *,
     told: Callable[[RunCheck], None] = lambda check: None,
-    clock: Clock | None = None,
 ) -> VerifyReport:
     """Compare the runs at and below `roots` with their targets.
 
@@ -81,7 +79,7 @@ def verify_runs(
         exporter,
         selection=options.selection,
         new_identity=options.new_identity,
-        read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
+        read=partial(rundir.read_run, heartbeat_timeout=options.heartbeat_timeout),
     )
     checks: list[RunCheck] = []
     with exporter:
@@ -104,7 +102,7 @@ def verify_runs(
 def _checks(gathered: Gathered, exporter: Exporter, options: VerifyOptions) -> Iterator[RunCheck]:
     """Check each run, here in the order given, or by several workers, who begin with the largest runs."""
     states = exporter.cursors(gathered.runs) if gathered.runs else {}
-    sizes = {run.path: sum(file.size for file in run.files.values()) for run in gathered.runs}
+    sizes = {run.path: sum(file.size for file in run.row_files) for run in gathered.runs}
     threads = exporter.capabilities.threads
     pool = options.workers.pool(count=len(sizes), size=sum(sizes.values()), wait=threads)
     runs = gathered.runs if pool is None else sorted(gathered.runs, key=lambda run: sizes[run.path], reverse=True)

@@ -15,7 +15,7 @@ import pytest
 from bridge.errors import RunDirectoryError
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
-from bridge.rundir import Clock, ReadOptions, read_run, read_summary, read_whole
+from bridge.rundir import ReadOptions, read_run, read_summary, read_whole
 from bridge.rundir.run import run_name
 from tests.run_dirs import make_run, write_metrics, write_sidecar
 
@@ -190,22 +190,22 @@ def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     """On a file system with our cache ages follow its server's clock; elsewhere a minute is allowed."""
     run_dir = make_run(tmp_path / "run", status="running", heartbeat_age=200)
     os.utime(run_dir / "metrics.csv", (0, 0))
-    assert read_run(run_dir, clock=Clock(tmp_path / "cache")).status is Status.KILLED
-    assert read_run(run_dir, clock=Clock()).status is Status.RUNNING
-    assert read_run(run_dir, clock=Clock(), heartbeat_timeout=100).status is Status.KILLED
+    cache, unwritable = tmp_path / "cache", tmp_path / "file"
+    unwritable.touch()
+
+    def read(where: Path, timeout: float = 180.0) -> Status:
+        monkeypatch.setenv("BRIDGE_CACHE_DIR", str(where))
+        return read_run(run_dir, heartbeat_timeout=timeout).status
+
+    assert read(cache) is Status.KILLED
+    assert read(unwritable) is Status.RUNNING
+    assert read(unwritable, 100) is Status.KILLED
     # This machine's clock is an hour ahead: the server's still says what is what.
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    assert read_run(run_dir, clock=Clock(tmp_path / "cache"), heartbeat_timeout=250).status is Status.RUNNING
-    assert read_run(run_dir, clock=Clock(), heartbeat_timeout=250).status is Status.KILLED
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_clock_without_a_place_to_write(tmp_path: Path) -> None:
-    """Without a writable cache this machine's clock counts."""
-    (tmp_path / "file").touch()
-    clock = Clock(tmp_path / "file")
-    assert clock.age((tmp_path / "file").stat()) == 0.0
+    assert read(tmp_path / "new", 250) is Status.RUNNING
+    assert read(unwritable, 250) is Status.KILLED
+    assert list(cache.iterdir()) == []
 
 
 def test_the_directory_is_never_written(tmp_path: Path) -> None:

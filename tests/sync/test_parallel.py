@@ -18,6 +18,7 @@ from bridge.sync.report import Progress
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
+from tests.rundir.event_writing import START, write_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,30 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
     ]
     assert (len(report.runs), report.exit_code) == (6, 3)
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
+
+
+class Elsewhere(MemoryExporter):
+    """Notes the runs that another process opens, as files in `notes`."""
+
+    def __init__(self, folder: Path, notes: Path) -> None:
+        super().__init__(folder)
+        self.parent, self.notes = os.getpid(), notes
+
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
+        if os.getpid() != self.parent:
+            (self.notes / run.run_id).touch()
+        return super().open(run, content)
+
+
+def test_runs_of_event_files_count_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers share them like those of metrics.csv, once there is enough to read."""
+    monkeypatch.setattr(parallel, "WORTH_WORKERS", 1)
+    (notes := tmp_path / "notes").mkdir()
+    for number in range(2):
+        write_events(tmp_path / "logs" / f"run{number}", 0, [("loss", 1, 0.5, START)])
+    exporter = Elsewhere(tmp_path / "boxes", notes)
+    export_runs([tmp_path / "logs"], exporter, Options(workers=Workers(processes=2)))
+    assert {note.name for note in notes.iterdir()} == {"run0", "run1"}
 
 
 def test_a_task_is_a_failure_only_if_its_executor_fails_twice(tmp_path: Path) -> None:
