@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 ROWS = 100
 POINTS = ROWS * METRICS
 PROMISED = {SQLITE: 20, "PostgreSQL": 10}
+PROMISED_BY_A_SERVER = {SQLITE: 2, "PostgreSQL": 3}
+"""SQLite lets one request write at a time, so its server gains less from several runs at once."""
+
 CLIENT = "a plain MlflowClient script"
 _numbers = count()
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Measure TensorBoard, SQLite, PostgreSQL and a server; `quick` takes a tenth of the runs."""
+    """Measure TensorBoard, both databases and a server on each; `quick` takes a tenth of the runs."""
     with databases() as (folder, kinds):
         runs = make_runs(folder / "runs", 100 if quick else 1_000, ROWS)
         paths = sorted(runs.iterdir())
@@ -41,7 +44,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
         for kind, fresh in kinds.items():
             export(fresh(), paths[:2], 2 * POINTS)  # what is imported and compiled once
             rows += _database(kind, fresh, paths)
-        rows += _server(kinds[SQLITE](), folder / "server", paths[: len(paths) // 10])
+        for kind, fresh in kinds.items():
+            rows += _server(kind, fresh(), folder / f"server-{kind}", paths[: len(paths) // 10])
     # What an export does once takes as long as hundreds of runs.
     for each in rows if quick else ():
         each.pop("at_least", None)
@@ -77,7 +81,7 @@ def _database(kind: str, fresh: Callable[[], str], paths: list[Path]) -> list[di
     ]
 
 
-def _server(backend: str, folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
+def _server(kind: str, backend: str, folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
     """Measure through a server, in wall time, and count the requests of ours in an export that is not measured."""
     with server(backend, folder) as uri:
         with proxy_to(uri) as proxy:
@@ -88,11 +92,12 @@ def _server(backend: str, folder: Path, paths: list[Path]) -> list[dict[str, Any
             CLIENT: lambda: _script(uri, paths),
         }
         best = best_in_turn(2, ways)
-    work = f"{len(paths)} small runs into MLflow through a server"
+    work = f"{len(paths)} small runs into MLflow through a server on {kind}"
+    promised = PROMISED_BY_A_SERVER[kind]
     # Half of the script's processor time is the server's own for log_batch, which ours needs too.
     return [
         row(work, OURS, best[OURS], len(paths), "runs", note=f"{requests:.1f} requests a run"),
-        row(work, f"{CLIENT}, one run after another", best[CLIENT], len(paths), "runs", at_least=3),
+        row(work, f"{CLIENT}, one run after another", best[CLIENT], len(paths), "runs", at_least=promised),
     ]
 
 
