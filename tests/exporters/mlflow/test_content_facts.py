@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -126,17 +127,17 @@ def test_what_is_too_long_is_cut_and_kept_in_full(
     assert (read.params, run.notes.startswith(read.notes or "-")) == ({"prompt": "x" * 6000}, True)
 
 
-@pytest.mark.parametrize("name", ["grad(model.layers.{}.self_attn.q_proj.weight)", "{}@" + "x" * 40])
-def test_any_number_of_renamed_metrics_comes_back(any_store: Store, name: str) -> None:
-    """Thousands of renamed metrics are mapped back without any artifact, and a rebuild needs fewer tags for fewer."""
-    names = [name.format(f"{number * 7919 % 10007:05}") for number in range(2000)]
+def test_any_number_of_renamed_metrics_comes_back(any_store: Store) -> None:
+    """Renamed metrics that need many tags are mapped back without any artifact, and a rebuild needs fewer for fewer."""
+    count = 100 if any_store.is_server else 1000  # a server is asked for each metric's points
+    names = [f"grad({hashlib.sha256(str(number).encode()).hexdigest()})" for number in range(count)]
     run, content = make_model_run(params={"f(x)": 1}), ContentOptions(artifacts="none")
     any_store.export(run, [{"step": 0, **dict.fromkeys(names, 1.0)}], content=content)
     any_store.export(make_model_run(params={"f(x)": 1}, notes="changed"), content=content)
     held = any_store.read(run, content)
     assert (held.names, held.params) == (frozenset(names), {"f(x)": "1"})
     tags = [key for key in any_store.run().data.tags if key.startswith(Tag.NAMES)]
-    assert len(tags) > 1
+    assert len(tags) > (1 if any_store.is_server else 10)
     any_store.rebuild(run, [delta_of(run, ROWS)], content)
     tags = [key for key in any_store.run().data.tags if key.startswith(Tag.NAMES)]
     assert len(tags) == 1
