@@ -147,6 +147,16 @@ def open_file(file: RunFile, *, most: int = sys.maxsize) -> io.BufferedReader | 
         return io.BytesIO(stream.read(min(file.size, most)))
 
 
+def read_limited(file: RunFile, most: int) -> bytes | None:
+    """Return the bytes of a file of a run directory, None if it is gone, larger than `most`, or no longer plain."""
+    try:
+        with open_file(file) as source:
+            data = source.read(most + 1)
+    except OSError:
+        return None
+    return data if len(data) <= most else None
+
+
 def open_raw(path: Path) -> io.FileIO:
     """Open the file as `open_plain` does, without a buffer."""
     descriptor = os.open(path, _OPEN_FLAGS)

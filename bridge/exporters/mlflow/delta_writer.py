@@ -14,7 +14,7 @@ import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Applied
-from bridge.exporters.mlflow.errors import RETRY_PAUSES_S
+from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, conflict
 from bridge.exporters.mlflow.facts import (
     Tag,
     is_obsolete,
@@ -329,7 +329,7 @@ class DeltaWriter:
         if is_known and work.cursor.media_lines:
             nothing = Cursor(self.run.identity, str(self.run.path))
             self.store.runs.reopen(self.found.run_id, RunUpdate(files_past=nothing))
-            raise ConflictError(f"{path} of MLflow run {self.found.run_id} is lost.", hint="Export again.")
+            raise conflict(self.found.run_id, f"has lost its {path}")
         return {}
 
     def _artifact(self, path: str) -> bytes | None:

@@ -65,6 +65,11 @@ class RunGoneError(ConflictError):
     """A run was deleted, by another export or by a person, while it was written to."""
 
 
+def conflict(run_id: str, what: str) -> ConflictError:
+    """Return the error for a run that others changed while it was exported; `what` says how."""
+    return ConflictError(f"MLflow run {run_id} {what}.", hint="Export again.")
+
+
 def call_with_retry(target: str, call: Callable[[], T]) -> T:
     """Return the result of `call`, retried a few times if the target is unavailable. `target` names it in errors.
 

@@ -35,7 +35,7 @@ from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from bridge.errors import BridgeError, RunDirectoryError, RunError
-from bridge.exporters.mlflow import facts, media
+from bridge.exporters.mlflow import facts, media, pictures
 from bridge.exporters.mlflow.exporter import live_experiment_id, split_live_address
 from bridge.exporters.mlflow.facts import Tag, milliseconds
 from bridge.exporters.mlflow.rows import GREATEST, KeyRows
@@ -251,7 +251,7 @@ class LiveStore(AbstractStore):
 
         def make() -> entities.Run:
             params, tags = self._params_and_tags(run)
-            if media.has_picture(events):
+            if pictures.has_picture(events):
                 tags[Tag.IMAGES] = "True"
             if any(event.caption for event in events):
                 tags |= media.table_tag({})
@@ -507,13 +507,13 @@ class Listing(media.ArtifactUpload):
 
     def add_picture(self, event: MediaEvent, identity: str) -> tuple[str, str] | None:
         """Add a picture, which is converted when it is asked for. Return its two paths, None if it cannot be shown."""
-        extension = media.picture_extension(event.file, event.format)
+        extension = pictures.picture_extension(event.file, event.format)
         if extension is None:
             return None
         full, small = media.grid_paths(identity, event, extension)
 
         def converted() -> tuple[str, bytes, bytes]:
-            return media.full_and_small(media.read_picture(event.file) or b"", event.format)
+            return pictures.full_and_small(pictures.read_picture(event.file) or b"", event.format)
 
         self.found[full] = event.file if event.format in ("png", "webp") else lambda: converted()[1]
         self.found[small] = lambda: converted()[2]
@@ -586,7 +586,7 @@ class LiveArtifacts(ArtifactRepository):
             return
         try:
             Path(local_path).write_bytes(content if isinstance(content, bytes) else content())
-        except media.UnreadablePictureError as error:  # the file has changed since it was listed
+        except pictures.UnreadablePictureError as error:  # the file has changed since it was listed
             raise MlflowException(f"No such artifact: {remote_file_path}", RESOURCE_DOES_NOT_EXIST) from error
 
     log_artifact = log_artifacts = delete_artifacts = refuse

@@ -35,10 +35,10 @@ from bridge.exporters.mlflow.media import (
     add_copies,
     captions_of,
     due_files,
-    is_preview_of,
     is_sent,
     parse_path,
 )
+from bridge.exporters.mlflow.pictures import is_preview_of
 from bridge.model import Series
 
 if TYPE_CHECKING:

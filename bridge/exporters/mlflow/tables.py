@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from bridge.errors import ConflictError, TargetRefusedError
+from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow.errors import conflict
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, LatestValue, batches_of_rows, best_of
 
@@ -121,7 +122,7 @@ class RunTables:
         if update.create is not None and self._create(update.create, update.row):
             return
         if self.lock() != "active":
-            raise ConflictError(f"MLflow run {self.run_id} was deleted in the meantime.", hint="Export again.")
+            raise conflict(self.run_id, "was deleted in the meantime")
 
     def lock(self) -> str | None:
         """Keep other writers of this run out until the transaction ends. Return its stage, None if there is no run."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.delta_writer import DeltaWriter
-from bridge.exporters.mlflow.errors import RunGoneError
+from bridge.exporters.mlflow.errors import RunGoneError, conflict
 from bridge.exporters.mlflow.facts import Tag, facts_of
 from bridge.exporters.mlflow.media import ArtifactUpload, is_own_file
 from bridge.exporters.mlflow.readback import RunReader
@@ -165,7 +165,7 @@ class MlflowTarget:
             for extra in candidates.extras:
                 self._store.runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: target.run_id})
         if target is None or target.run_id != mine:
-            raise ConflictError(f"MLflow run {mine} is no longer the target of {self._run.path}.", hint="Export again.")
+            raise conflict(mine, f"is no longer the target of {self._run.path}")
         return target
 
     # Replacing a run

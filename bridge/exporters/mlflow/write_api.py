@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
+from bridge.errors import RebuildNeededError, TargetRefusedError
 from bridge.exporters.mlflow.client import MlflowApi
-from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, RunGoneError, SentTwiceError
+from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, RunGoneError, SentTwiceError, conflict
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
 
@@ -187,11 +187,9 @@ def _covers_nothing(now: FoundRun) -> bool:
 
 def _check_cursor(now: FoundRun, update: RunUpdate) -> None:
     if now.deleted:
-        raise ConflictError(f"MLflow run {now.run_id} was deleted in the meantime.", hint="Export again.")
+        raise conflict(now.run_id, "was deleted in the meantime")
     if now.tags.get(Tag.CURSOR) not in (update.expected_cursor, update.tags.get(Tag.CURSOR)):
-        raise ConflictError(
-            f"MLflow run {now.run_id} was changed by another export at the same time.", hint="Export again."
-        )
+        raise conflict(now.run_id, "was changed by another export at the same time")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

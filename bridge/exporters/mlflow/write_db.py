@@ -20,7 +20,7 @@ import numpy as np
 
 from bridge.errors import ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.address import without_credentials
-from bridge.exporters.mlflow.errors import database_error, missing_driver
+from bridge.exporters.mlflow.errors import conflict, database_error, missing_driver
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import Experiment, FoundRun, RunUpdate
@@ -227,7 +227,7 @@ class Database:
         """Return one run with its tags, params and latest metrics. Raise ConflictError if it is gone."""
         found = self._runs("r.run_uuid = :run", {"run": run_id})
         if not found:
-            raise ConflictError(f"MLflow run {run_id} is gone.", hint="Export again.")
+            raise conflict(run_id, "is gone")
         return found[0]
 
     def runs_with_tag(
@@ -452,7 +452,8 @@ def _write_one(run: RunTables, update: RunUpdate, *, again: bool) -> RunUpdate |
     cursor = run.tag(Tag.CURSOR)
     if again and cursor not in (None, update.expected_cursor) and cursor == update.tags.get(Tag.CURSOR):
         return None  # the commit had arrived, only its answer was lost
-    _check_cursor(run.run_id, cursor, update.expected_cursor)
+    if cursor != update.expected_cursor:
+        raise conflict(run.run_id, "was changed by another export at the same time")
     gone: set[str] = set()
     if update.replace_from is not None:
         if not run.delete_points(update):
@@ -473,10 +474,3 @@ def _write_one(run: RunTables, update: RunUpdate, *, again: bool) -> RunUpdate |
     run.delete_tags(update.deleted_tags)
     run.set_pairs("tags", update.tags)
     return None
-
-
-def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None:
-    if cursor != expected:
-        raise ConflictError(
-            f"MLflow run {run_id} was changed by another export at the same time.", hint="Run the export again."
-        )

@@ -191,7 +191,7 @@ class TensorBoardTarget:
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
-            f"{self._folder} was changed by someone else while it was being exported.", hint="Run the export again."
+            f"{self._folder} was changed by someone else while it was being exported.", hint="Export again."
         )
 
 
