@@ -205,15 +205,16 @@ class LiveRuns:
         Return nothing if the run directory cannot be read any more.
         """
         content = self._content_of(live)
-        before = content.bytes
         try:
             found = content.series(self.stamp(live), self.facts(live), lambda: self._read(live))
         except RunDirectoryError:
             return {}
         with self._content_lock:
-            self._bytes += content.bytes - before
+            if self._contents.get(live.id) is content:  # not dropped meanwhile
+                self._bytes += content.bytes - content.counted
+                content.counted = content.bytes
             while self._bytes > SERIES_BYTES and len(self._contents) > 1:
-                self._bytes -= self._contents.popitem(last=False)[1].bytes
+                self._bytes -= self._contents.popitem(last=False)[1].counted
         return found
 
     def stamp(self, live: LiveRun) -> object:
@@ -252,14 +253,17 @@ def _version(record: RunRecord) -> object:
 
 
 class RunContent(Keeper):
-    """The series and media of one run. `bytes` is the size of its series in memory."""
+    """The series and media of one run.
+
+    `bytes` is the size of its series in memory, and `counted` what LiveRuns has counted of it.
+    """
 
     def __init__(self, content: ContentOptions) -> None:
         super().__init__()
         self._content = content
         self._lock = threading.Lock()
         self._cursor: Cursor | None = None
-        self.bytes = 0
+        self.bytes = self.counted = 0
 
     def series(self, stamp: object, facts: Run, read: Callable[[], Run]) -> Mapping[str, Series]:
         """Return the series as the run's files hold them now, by their `stamp`. Raise RunDirectoryError.

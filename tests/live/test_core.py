@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
     from bridge.live import LiveRun
+    from bridge.model import Run
 
 HEADER = ["loss", "step", "wall_time"]
 ROW = [{"step": 0, "loss": 4.0}]
@@ -120,6 +122,27 @@ def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path, monkeypatch: py
         run = next(run for run in live.runs().values() if run.record.run_id == name)
         assert len(live.series(run)["loss"].step) == 10
     assert reads == ["a", "b", "c", "a"]
+
+
+def test_requests_at_once_count_the_memory_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several charts of one run that a page asks for at once push no other run out of memory."""
+    monkeypatch.setattr(live_module, "SERIES_BYTES", 1800)
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
+    live = live_runs(tmp_path / "runs")
+    first, second = live.runs().values()
+    facts, all_ask = live.facts, threading.Barrier(4)
+
+    def wait_for_the_others(run: LiveRun) -> Run:
+        all_ask.wait(60)
+        return facts(run)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(live, "facts", wait_for_the_others)
+        list(pool.map(live.series, [first] * 4))
+    live.series(second)
+    monkeypatch.setattr(live_module, "read_small", None)
+    assert len(live.series(first)["loss"].step) == 10
 
 
 def test_the_facts_of_a_record_are_those_of_the_directory(tmp_path: Path) -> None:
