@@ -130,7 +130,7 @@ class LiveRuns:
         self._choose = choose
         self._runs: RunSet | None = None
         self.skipped: list[SkippedFolder] = []
-        self._scanned_at = self._scan_began = self._pause = 0.0
+        self._newest = self._scanned_at = self._scan_began = self._pause = 0.0
         self._scan_lock = threading.Lock()
         self._scan_done = threading.Event()
         self._scan_done.set()
@@ -178,8 +178,10 @@ class LiveRuns:
                 # Else Python looks through all the new records again and again in the middle of requests.
                 gc.collect()
                 gc.freeze()
-            if self._runs is None or list(found.items()) != list(runs.items()):
-                self._runs = found
+            if began >= self._newest:  # after an edit, another scan may have begun later and be done already
+                self._newest = began
+                if self._runs is None or list(found.items()) != list(self._runs.items()):
+                    self._runs = found
         finally:
             self._scanned_at = time.monotonic()
             self._pause = max(SCAN_PERIOD, SCAN_PAUSE * (self._scanned_at - began))

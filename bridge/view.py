@@ -114,9 +114,10 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
 
 def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT
+    # A proxy, which many clusters name in the environment, cannot reach a page on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
-        # An address of ours; a URLError is an OSError too.
-        with contextlib.suppress(OSError), urllib.request.urlopen(interface.probe, timeout=5) as answer:  # noqa: S310
+        with contextlib.suppress(OSError), opener.open(interface.probe, timeout=5) as answer:  # a URLError is one too
             if answer.status == 200:
                 return
         time.sleep(0.1)

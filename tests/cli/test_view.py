@@ -176,6 +176,16 @@ def test_a_server_ends_by_itself_or_is_killed(tmp_path: Path, ends: bool) -> Non
     assert (tmp_path / "own").exists() != ends
 
 
+def test_a_proxy_is_not_asked_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster whose environment names a proxy for HTTP, a page on this machine is found all the same."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port(None, usual=0)}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr("bridge.view.START_TIMEOUT", 20.0)
+    interface = server(tmp_path / "own", ends=False)
+    with serve(interface, tmp_path / "log"):
+        assert (tmp_path / "own").exists()
+
+
 def test_a_second_ctrl_c_leaves_no_server_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for a server may be interrupted; it is killed all the same."""
     wait = subprocess.Popen.wait

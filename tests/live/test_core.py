@@ -25,6 +25,7 @@ from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 if TYPE_CHECKING:
     from bridge.live import LiveRun
     from bridge.model import Run
+    from bridge.registry import Registry
 
 HEADER = ["loss", "step", "wall_time"]
 ROW = [{"step": 0, "loss": 4.0}]
@@ -93,6 +94,33 @@ def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path) -> None:
     assert live.runs() is runs
     write_sidecar(path, notes="newer")
     assert (only(live).id, live.run(only(live)).notes) == (first.id, "newer")
+
+
+def test_a_scan_that_ends_late_brings_nothing_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two scans the one that began last counts: an edit on the page stays although a scan was on its way."""
+    monkeypatch.setattr(live_module, "SCAN_PERIOD", 60.0)
+    path = make_run(tmp_path / "runs" / "a", ROW, notes="old")
+    live = live_runs(tmp_path / "runs")
+    live.scan()
+    make_run(tmp_path / "runs" / "b", ROW)  # both scans have something to bring
+    scan, has_read, may_end = live_module.open_registry, threading.Event(), threading.Event()
+
+    def slow(*root: Path, **more: Any) -> Registry:
+        found = scan(*root, **more)
+        has_read.set()
+        may_end.wait(60)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live_module, "open_registry", slow)
+        slow_scan = threading.Thread(target=live.scan)
+        slow_scan.start()
+        has_read.wait(60)
+    write_sidecar(path, notes="edited")
+    live.scan()
+    may_end.set()
+    slow_scan.join(60)
+    assert [run.record.notes for run in live.runs().values()] == ["edited", ""]
 
 
 def test_ids_follow_from_the_identity_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bridge.exporters.mlflow.readback import RunReader
 from bridge.exporters.mlflow.runs import FoundRun, RunUpdate, new_run_id
 from bridge.exporters.mlflow.store import Candidates, deleted_experiment, edited_tags, sent_tags, user_edits
 from bridge.locks import machine_lock
-from bridge.model import Cursor, Delta, Notice, NoticeKind
+from bridge.model import Cursor, Delta, Notice, NoticeKind, RunFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -285,7 +285,8 @@ class MlflowTarget:
         with tempfile.TemporaryDirectory(prefix="bridge-carry-") as folder:
             for path in api.all_files(old):
                 if not is_own_file(path):
-                    upload.add(path, api.download(old, path, Path(folder)).read_bytes())
+                    found = api.download(old, path, Path(folder)).resolve()
+                    upload.add_file(path, RunFile(found, found.stat().st_size, 0))  # people may add models of gigabytes
         return upload.finish()
 
     # Reading back
