@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import json
 import math
 import os
 import sys
@@ -76,6 +77,15 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     edit: bool = False
     experiment: str | None = None
     experiment_default: str | None = None
+
+    def to_json(self) -> str:
+        """Return the options as JSON text. Unlike msgspec's own it holds an infinite time."""
+        return json.dumps(msgspec.to_builtins(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LiveOptions:
+        """Return the options that `to_json` wrote."""
+        return msgspec.convert(json.loads(text), cls)
 
 
 class Keeper:

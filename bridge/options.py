@@ -311,7 +311,7 @@ class ViewOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[
         str, Option("Listen on this address. With any but 127.0.0.1, other machines can see the runs.", "ADDRESS")
     ] = "127.0.0.1"
-    open: Annotated[bool, Option("Open a browser, or only print the address.")] = True
+    open: Annotated[bool, Option("Open a browser, if there is a screen, or only print the address.")] = True
     edit: Annotated[
         bool, Option("MLflow: let the page change names, descriptions and tags of runs, in their sidecars.")
     ] = False

@@ -39,8 +39,6 @@ def shared_store(root: str, given: str) -> Any:
     from pathlib import Path
     from urllib.parse import quote
 
-    import msgspec
-
     from bridge.exporters.mlflow.exporter import LIVE_PATH
     from bridge.exporters.mlflow.live import LiveStore
     from bridge.exporters.mlflow.store import ExperimentName
@@ -48,7 +46,7 @@ def shared_store(root: str, given: str) -> Any:
     from bridge.rundir.edit import edit_run
     from bridge.sync.select import Selection, select
 
-    options = msgspec.json.decode(given, type=LiveOptions) if given else LiveOptions(roots=[root])
+    options = LiveOptions.from_json(given) if given else LiveOptions(roots=[root])
     live = LiveRuns(options, functools.partial(select, selection=Selection.of(options.selection)))
     # A server passes artifacts on; a client without one reads them itself.
     is_server = os.environ.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", "").startswith("registry:")

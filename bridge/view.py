@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import os
 import signal
@@ -36,15 +37,23 @@ the same moment chooses the same port and takes this one's page for its own."""
 
 
 def free_port(wanted: int | None, *, usual: int, host: str = "127.0.0.1") -> int:
-    """Return a free port of `host`: `wanted` (else UsageError), or without it `usual`, or any if that one is taken."""
+    """Return a free port of `host`: `wanted`, or without it `usual`, or any if that one is taken.
+
+    Raise UsageError if `wanted` is taken, or `host` is no address of this machine.
+    """
     for port in (wanted,) if wanted is not None else (usual, 0):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe, contextlib.suppress(OSError):  # TimeoutError, from the lock, is one too
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            found = int(probe.getsockname()[1])
-            _RESERVED.enter_context(_reservation(found))
-            return found
+            try:
+                probe.bind((host, port))
+                found = int(probe.getsockname()[1])
+                _RESERVED.enter_context(_reservation(found))
+                return found
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, None):  # None is that of a lock's TimeoutError
+                    problem = f"No page can be shown at {host}:{port}: {error.strerror}."
+                    raise UsageError(problem, hint="Check --host and --port.") from error
     raise UsageError(f"Port {wanted} is taken.", hint="Leave out --port to use a free one.")
 
 

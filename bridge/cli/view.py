@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +72,13 @@ def _installed() -> str:
     return "tensorboard" if find_spec("tensorboard") or not find_spec("mlflow") else "mlflow"
 
 
+def _open_browser(address: str) -> None:
+    """Open a browser, unless this machine has no screen: there it would be one for text, in this terminal."""
+    has_screen = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys()
+    if has_screen or was_typed("open"):
+        click.launch(address)
+
+
 def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: ViewOptions, out: Output) -> int:
     """Export to a target, open its page, and keep it up to date."""
     from bridge.exporters.contract import Viewable
@@ -105,7 +114,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
             out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
         out.say("Press Ctrl-C to stop.")
         if how.open:
-            click.launch(interface.address)
+            _open_browser(interface.address)
         following = Following(interval=how.interval, pause=pause)
         progress = functools.partial(out.progress, after=1.0)
         follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
@@ -154,6 +163,6 @@ def _view_live(
         out.result(f"From another machine first: {tunnel(port)}")
         out.say(f"This page shows {counted(found, 'run')} as the files are now. Press Ctrl-C to stop.")
         if how.open:
-            click.launch(address)
+            _open_browser(address)
         while True:
             pause(3600)

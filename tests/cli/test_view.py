@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bridge.errors import UsageError
 from bridge.exporters.contract import Interface
 from bridge.view import free_port, serve, tunnel
 from tests.cli.calling import call, spawn
@@ -30,6 +31,10 @@ def ask(address: str, path: str, body: Any = None) -> Any:
     request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
+
+
+def _stop(_: float) -> None:
+    raise KeyboardInterrupt
 
 
 def is_gone(address: str) -> bool:
@@ -78,11 +83,8 @@ def test_a_start_walks_the_folders_once(tmp_path: Path, monkeypatch: pytest.Monk
         listed.append(str(path))
         return list_folder(path)
 
-    def stop(_: float) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(os, "scandir", count)
-    monkeypatch.setattr("bridge.cli.view.pause", stop)
+    monkeypatch.setattr("bridge.cli.view.pause", _stop)
     assert call("view", runs, "--to", "tensorboard", "--no-open")[0] == 0
     assert [path for path in listed if path.startswith(str(runs))] == [str(runs), str(runs / "a")]
 
@@ -119,6 +121,43 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
     assert not (tmp_path / "s.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "opened"),
+    [
+        ((), {"DISPLAY": ":0"}, 1),
+        ((), {"WAYLAND_DISPLAY": "wayland-0"}, 1),
+        ((), {"BROWSER": "helper.sh"}, 1),
+        ((), {}, 0),
+        (("--open",), {}, 1),
+        (("--no-open",), {"DISPLAY": ":0"}, 0),
+    ],
+)
+def test_a_browser_opens_only_where_there_is_a_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], environment: dict[str, str], opened: int
+) -> None:
+    """On a node of a cluster a text browser would take over the terminal."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launched: list[str] = []
+    monkeypatch.setattr("click.launch", launched.append)
+    monkeypatch.setattr("bridge.cli.view.pause", _stop)
+    assert call("view", tmp_path / "runs", "--to", "tensorboard", *words)[0] == 0
+    assert len(launched) == opened
+
+
+def test_an_infinite_time_reaches_the_page(tmp_path: Path) -> None:
+    """`--heartbeat-timeout inf`, which shows no run as killed, is understood by MLflow's server."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], status="running", heartbeat_age=1e6)
+    with viewing(tmp_path, path.parent, "--to", "mlflow", "--heartbeat-timeout", "inf") as (link, _):
+        address, _, page = link.partition("#")
+        asked = {"experiment_ids": [page.split("/")[2]]}
+        (found,) = ask(address, "api/2.0/mlflow/runs/search", asked)["runs"]
+    assert found["info"]["status"] == "RUNNING"
+
+
 def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ssh line never names localhost, which is another machine for the reader."""
     monkeypatch.setattr(socket, "getfqdn", lambda: "localhost.localdomain")
@@ -143,6 +182,12 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
         port = taken.getsockname()[1]
         done = spawn("view", demo_runs, "--to", "tensorboard", "--port", port, "--no-open", cwd=tmp_path, code=2)
     assert f"Port {port} is taken." in done.stderr
+
+
+def test_a_host_that_is_not_this_machine_is_wrong_usage() -> None:
+    """The error names the address and what the system says of it."""
+    with pytest.raises(UsageError, match=r"at 192\.0\.2\.1:\d+: Cannot assign requested address"):
+        free_port(None, usual=6006, host="192.0.2.1")
 
 
 SERVER = """

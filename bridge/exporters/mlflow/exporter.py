@@ -271,7 +271,7 @@ def _live_environment(options: LiveOptions, host: str) -> dict[str, str]:
     store = f"registry://{quote(options.roots[0])}"
     names = [f"[{name}]" if ":" in name else name for name in sorted(host_names(host))]
     return {
-        LIVE_VARIABLE: msgspec.json.encode(options).decode(),
+        LIVE_VARIABLE: options.to_json(),
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_REGISTRY_STORE_URI": store,
         "MLFLOW_ARTIFACTS_DESTINATION": store,
