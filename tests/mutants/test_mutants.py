@@ -23,8 +23,9 @@ def test_wrong(): assert total([1, 2]) == 4
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return a project of one function and two tests."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project of one function and two tests, which need none of pytest's plug-ins: these take a second."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for folder in ("bridge", "tests"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
