@@ -19,6 +19,8 @@ GROUPS = {
     "tests/crash/": "{file}",
     "tests/docs/": "demo",
     "tests/exporters/mlflow/test_server.py": "server",
+    "tests/live/test_hostile.py": "hostile",
+    "tests/live/test_versions.py": "versions",
     "tests/property/": "property",
     "tests/test_packaging.py": "packaging",
     "tests/test_real_trainings.py": "demo",

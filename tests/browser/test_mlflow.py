@@ -1,5 +1,6 @@
 """Look at MLflow in a real Chromium: at run directories themselves, and at an export of them in a stock server.
 
+A stock server answers as the live view does (test_versions.py), so what only its answers decide is looked at live.
 Screenshots are left in pytest's temporary folder for people to look at.
 """
 
@@ -24,9 +25,10 @@ from bridge.sync.export import Options, export_runs
 from tests.environments import installed
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import plugin_folder
-from tests.live.test_versions import MLFLOWS
-from tests.pictures import encoded, film, log_image
+from tests.live.test_versions import IN_OLD_MLFLOW, MLFLOWS
+from tests.pictures import encoded, film, log_image, png
 from tests.run_dirs import CREATED_S, make_run, write_metrics
+from tests.rundir.event_writing import START, age, append, picture, write_events
 from tests.servers import viewing
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ BEST = "val/acc:max"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a finished run with everything, a failed one, a sweep of two, and one that is running."""
+    """Make a finished run with everything, a failed one, a sweep, one of event files, and one that is running."""
     folder = tmp_path_factory.mktemp("mlflow-pages") / "runs"
     rows = [{"step": step, "train/loss": 1 / (step + 1), "val/acc": step / 20} for step in range(20)]
     first = make_run(
@@ -65,6 +67,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(folder / "broken", rows[:3], status="failed")
     for number in (1, 2):
         make_run(folder / f"lr-{number}", rows[: 4 * number], tags=["sweep:lr-scan"])
+    events = folder / "events"
+    first = write_events(events, 0, [("loss", step, 8.0, START + step) for step in range(10)])
+    append(first, picture("samples", 0, START, png(200)), picture("samples", 4, START + 4, png(100), is_tensor=True))
+    write_events(events, 1, [("loss", step, 4.0, START + 100 + step) for step in range(5, 12)])
+    age(events)
     growing = make_run(folder / "growing", [{"step": step, "loss": 4.0} for step in range(5)], status="running")
     (growing / "heartbeat").touch()
     return folder
@@ -135,15 +142,12 @@ def exported(runs: Path, template: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def live(runs: Path) -> Iterator[Site]:
-    """Start a view that changes nothing."""
-    with view(runs, "--best", BEST) as site:
+    """Start a view that writes edits to the sidecar."""
+    with view(runs, "--best", BEST, "--edit") as site:
         yield site
 
 
-IN_OLD_MLFLOW = [pytest.param(version, marks=[pytest.mark.compat, pytest.mark.timeout(1200)]) for version in MLFLOWS]
-
-
-@pytest.fixture(scope="module", params=["live", "exported", IN_OLD_MLFLOW[0]])
+@pytest.fixture(scope="module", params=["live", IN_OLD_MLFLOW[0]])
 def server(request: pytest.FixtureRequest, runs: Path, sqlite_template: Path) -> Iterator[Site]:
     """Return the view of the run directories, a server on their export, or the view by an older MLflow."""
     if request.param == "live":
@@ -177,11 +181,11 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
     site.open(page, "runs")
     expect(page.get_by_role("link", name="baseline", exact=True)).to_be_visible(timeout=60_000)
     expect(page.get_by_text("1.0h", exact=True).first).to_be_visible()
-    assert _shown(page, site) == ["baseline", "broken", "growing", "lr-scan"]
+    assert _shown(page, site) == ["baseline", "broken", "events", "growing", "lr-scan"]
     sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="lr-scan", exact=True)).first
     sweep.get_by_role("button").first.click()
     expect(page.get_by_role("link", name="lr-1", exact=True)).to_be_visible()
-    assert _shown(page, site) == ["baseline", "broken", "growing", "lr-1", "lr-2", "lr-scan"]
+    assert _shown(page, site) == ["baseline", "broken", "events", "growing", "lr-1", "lr-2", "lr-scan"]
     box = page.get_by_placeholder(re.compile("metrics.rmse"))
     box.fill("metrics.`val/acc` > 0.9 and tags.project = 'digits'")
     box.press("Enter")
@@ -248,6 +252,7 @@ def test_the_page_of_a_run(site: Site, page: Page) -> None:
     site.finish(page, "run")
 
 
+@pytest.mark.parametrize("server", ["live", "exported", IN_OLD_MLFLOW[0]], indirect=True)
 def test_the_curves_and_images_of_a_run(site: Site, page: Page) -> None:
     """Each metric's chart draws its points, and `.best` metrics have their own chart.
 
@@ -305,16 +310,18 @@ def _frames(moving: Locator) -> int:
 
 def test_the_files_of_a_run(site: Site, page: Page) -> None:
     """A video plays, captions form a table with their images, and settings show no secret."""
-    if not site.is_old:  # MLflow 2 plays no video
+    if site.is_old:  # MLflow 2 plays no video
+        site.open(page, "baseline/artifacts/bridge/captions.json")
+    else:
         site.open(page, "baseline/artifacts/media/rollout/00000010_0.mp4")
         expect(page.locator("video")).to_be_visible(timeout=60_000)
         page.wait_for_function("document.querySelector('video').videoWidth === 64")
-    site.open(page, "baseline/artifacts/bridge/captions.json")
+        page.get_by_text("bridge", exact=True).first.click()
+        page.get_by_text("captions.json", exact=True).first.click()
     expect(page.get_by_text("caption 10 1")).to_be_visible()
     expect(page.locator('img[src*="samples"]').first).to_be_visible()
     site.finish(page, "captions")
-    site.open(page, "baseline/artifacts/hparams.yaml")
-    expect(page.get_by_text("hparams.yaml").first).to_be_visible()
+    page.get_by_text("hparams.yaml", exact=True).first.click()
     page.wait_for_function("document.body.innerText.includes('***')")
     text = page.locator("body").inner_text()
     assert ("lr: 0.1" in text, "hunter2" in text) == (True, False)
@@ -357,22 +364,38 @@ def test_a_run_grows_and_is_requeued_while_its_page_is_open(live: Site, page: Pa
     live.finish(page, "requeued")
 
 
-def test_edits_are_refused_in_words(live: Site, page: Page) -> None:
-    """Without --edit the view refuses a new description, and the page gives the reason."""
+def test_a_run_of_event_files(live: Site, page: Page) -> None:
+    """A TensorBoardLogger's run shows one curve without a zigzag, and the slider steps through its images."""
     live.failed.clear()
-    live.open(page, "broken")
+    page.set_viewport_size({"width": 1600, "height": 2600})
+    live.open(page, "events/model-metrics")
+    expect(page.locator(".js-plotly-plot")).to_have_count(1, timeout=60_000)
+    assert drawn(page) == [[8.0] * 5 + [4.0] * 7]
+    expect(page.locator('img[src*="get-artifact"]')).to_have_count(1)
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    for step in (4, 0):
+        slider.press("ArrowRight" if step else "ArrowLeft")
+        expect(page.locator(f'img[src*="samples~0%2Bstep%2B{step}%2B"]')).to_be_visible()
+    live.finish(page, "event-files")
+
+
+def test_edits_are_refused_in_words(live: Site, page: Page) -> None:
+    """The page gives the reason why a description is refused, here that of a sweep, which has no directory."""
+    live.failed.clear()
+    live.open(page, "lr-scan")
     edit_description(page, "mine")
-    expect(page.get_by_text(re.compile("changes nothing but")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("has no run directory to edit")).first).to_be_visible()
     assert [line.partition(" ")[0] for line in live.failed] == ["403"] * len(live.failed) != []
 
 
-def test_edits_land_in_the_sidecar(runs: Path, page: Page) -> None:
+def test_edits_land_in_the_sidecar(live: Site, page: Page, runs: Path) -> None:
     """With --edit a description typed on the page is written to sidecar.json."""
-    with view(runs, "--edit") as site:
-        site.open(page, "broken")
-        edit_description(page, "typed **here**")
-        expect(page.get_by_test_id("note-editor-preview-content").locator("strong")).to_have_text("here")
-        site.finish(page, "edited")
+    live.failed.clear()
+    live.open(page, "broken")
+    edit_description(page, "typed **here**")
+    expect(page.get_by_test_id("note-editor-preview-content").locator("strong")).to_have_text("here")
+    live.finish(page, "edited")
     assert json.loads((runs / "broken" / "sidecar.json").read_text())["notes"] == "typed **here**"
 
 

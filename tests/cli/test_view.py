@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import pytest
@@ -89,12 +90,11 @@ def test_a_start_walks_the_folders_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path for path in listed if path.startswith(str(runs))] == [str(runs), str(runs / "a")]
 
 
-@pytest.mark.parametrize("target", ["tensorboard", "mlflow"])
-def test_another_host_is_a_warning(tmp_path: Path, target: str) -> None:
+def test_another_host_is_a_warning(tmp_path: Path) -> None:
     """With --host the page listens for other machines, and a warning says who can see the runs."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     with (tmp_path / "said").open("w+") as said:
-        words = (tmp_path / "runs", "--to", target, "--host", "0.0.0.0")
+        words = (tmp_path / "runs", "--to", "tensorboard", "--host", "0.0.0.0")
         with viewing(tmp_path, *words, stderr=said) as (address, _):
             port = urlsplit(address).port
             urllib.request.urlopen(f"http://{socket.gethostname()}:{port}/", timeout=30).close()
@@ -103,17 +103,21 @@ def test_another_host_is_a_warning(tmp_path: Path, target: str) -> None:
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
-    """The link opens the experiment's runs, and the server ends with the command.
+    """The link opens the experiment's runs, also for other machines with --host, and the server ends with the command.
 
-    bridge.yaml may name the group's server and database; looking at runs does not write to them.
+    bridge.yaml may name the group's server and database; looking at runs does not write to them, or to the runs.
     """
     (tmp_path / "bridge.yaml").write_text(
         "mlflow: {tracking_uri: 'http://127.0.0.1:1', database_uri: 'sqlite:///s.db'}\n"
     )
-    with viewing(tmp_path, demo_runs, "--to", "mlflow") as (link, _):
+    with viewing(tmp_path, demo_runs, "--to", "mlflow", "--host", "0.0.0.0") as (link, _):
         address, _, page = link.partition("#")
         experiment = page.split("/")[2]
-        found = ask(address, "api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100})
+        others = f"http://{socket.gethostname()}:{urlsplit(address).port}/"
+        found = ask(others, "api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100})
+        edit = {"run_id": found["runs"][0]["info"]["run_id"], "key": "mlflow.note.content", "value": "mine"}
+        with pytest.raises(HTTPError, match="403"):
+            ask(others, "api/2.0/mlflow/runs/set-tag", edit)
     names = {run["info"]["run_name"] for run in found["runs"]}
     assert {"preempted", "killed", "diverged", "lr-0.1"} <= names
     assert page.endswith("workflowType=machine_learning&viewStateShareKey=bridge")

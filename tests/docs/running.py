@@ -36,8 +36,8 @@ DATABASE = "postgresql://mlflow@db/mlflow"
 SCHEDULER, SCHEDULER_FILE = "tcp://scheduler:8786", "/shared/scheduler.json"
 PROGRAM, DATA = "/opt/bridge/bin/bridge", "/data/"
 PORT = "--port 5001"
-_VIEWS: set[tuple[str, bool]] = set()
-"""The user interfaces that a page has started: of which target, and with an export or live."""
+_VIEWS = {("tensorboard", False), ("mlflow", False)}
+"""The user interfaces that need no start: of which target, and with an export or live; test_view.py starts the live."""
 
 MODEL = """
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -92,8 +92,8 @@ def run_command(command: str, folder: Path, environment: dict[str, str], zygote:
     """Run `command` in `folder` and assert that it succeeds; one that stays until Ctrl-C must have started its work.
 
     With `zygote` a command of ours runs in a child of it. Commands that set up or build the project, `pip install` and
-    `make`, are tested in test_new_user.py. A server takes seconds to start, so each user interface is started once;
-    test_every_block_of_a_page_is_well_formed checks the options of every view.
+    `make`, are tested in test_new_user.py. A server takes seconds to start, so each user interface is started once,
+    those of live views in test_view.py; test_every_block_of_a_page_is_well_formed checks the options of every view.
     """
     words = shlex.split(command, comments=True)
     if words[0] in ("pip", "make"):

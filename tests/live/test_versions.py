@@ -7,6 +7,7 @@ import json
 import sys
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from tests.environments import BRIDGE_NEEDS, installed
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import make_all_runs, plugin_folder, told
 from tests.live.test_tensorboard import answer_code, everything, make_runs
-from tests.run_dirs import make_run
 from tests.servers import viewing
 
 if TYPE_CHECKING:
@@ -86,23 +86,36 @@ def answers(address: str) -> dict[str, Any]:
     return found | {"filtered": sorted(run["info"][0] for run in filtered)}
 
 
-@pytest.mark.parametrize(
-    "version",
-    ["of today", *(pytest.param(one, marks=[pytest.mark.compat, pytest.mark.timeout(1200)]) for one in MLFLOWS)],
-)
-def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: str) -> None:
-    """Runs, points, charts, searches and the bytes of all files are those of a stock server of that version."""
-    runs = make_all_runs(tmp_path / "runs")
-    python = Path(sys.executable)
+IN_OLD_MLFLOW = [pytest.param(one, marks=[pytest.mark.compat, pytest.mark.timeout(1200)]) for one in MLFLOWS]
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of `runs` at `address`, in the environment of `python`."""
+
+    runs: Path
+    address: str
+    python: Path
+
+
+@pytest.fixture(scope="module", params=["of today", *IN_OLD_MLFLOW])
+def view(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[View]:
+    """Show runs of every kind in one version of MLflow."""
+    version, python = request.param, Path(sys.executable)
+    runs = make_all_runs(tmp_path_factory.mktemp("view") / "runs")
     if version in MLFLOWS:
         python = installed(f"mlflow-{version}", MLFLOWS[version]) / "python"
     with viewed(runs, "mlflow", python) as address:
-        live = answers(address)
-    server = start_mlflow_server(
-        f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "server", program=str(python.parent / "mlflow")
-    )
+        yield View(runs, address, python)
+
+
+def test_mlflow_answers_its_pages_as_after_an_export(view: View, tmp_path: Path) -> None:
+    """Runs, points, charts, searches and the bytes of all files are those of a stock server of that version."""
+    live = answers(view.address)
+    program = None if view.python == Path(sys.executable) else str(view.python.parent / "mlflow")
+    server = start_mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "server", program=program)
     try:
-        assert not export_runs([runs], MlflowExporter(server.uri, "runs")).failed
+        assert not export_runs([view.runs], MlflowExporter(server.uri, "runs")).failed
         stock = answers(server.uri)
     finally:
         server.stop()
@@ -112,12 +125,11 @@ def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: st
     assert live.keys() == stock.keys()
 
 
-def test_mlflow_refuses_other_names_of_this_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("view", ["of today"], indirect=True)
+def test_mlflow_refuses_other_names_of_this_machine(view: View) -> None:
     """A web page whose name points to 127.0.0.1 cannot read the runs through a browser."""
-    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    with viewed(tmp_path / "runs", "mlflow") as address:
-        place = f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
-        assert [answer_code(place, host) for host in ("localhost", "evil.example")] == [200, 403]
+    place = f"{view.address}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    assert [answer_code(place, host) for host in ("localhost", "evil.example")] == [200, 403]
 
 
 @pytest.mark.compat
