@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from bridge.cli.output import wrapped
+from tests.cli.calling import call
 from tests.run_dirs import make_run
 
 PROGRAM = f"{sys.executable} -m bridge"
@@ -46,7 +47,7 @@ def shell(line: str) -> tuple[int, str]:
 def test_an_export_ends_without_its_output(streams: str, code: int, said: str | None) -> None:
     """The runs reach the target, and the exit code is the export's unless its results are lost."""
     assert shell(f"{PROGRAM} export runs --to tensorboard --workers 1 {streams}") == (code, said) or said is None
-    code, printed = shell(f"{PROGRAM} verify runs --to tensorboard --strict")
+    code, printed, _ = call("verify", "runs", "--to", "tensorboard", "--strict")
     assert (code, "2 = same" in printed) == (0, True)
 
 
@@ -83,8 +84,8 @@ def test_two_signals_at_once(here: Path) -> None:
             time.sleep(0.05)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "\nInterrupted.\n")
-    assert shell(f"{PROGRAM} export runs --to tensorboard -q") == (0, "")
-    assert shell(f"{PROGRAM} verify runs --to tensorboard --strict")[0] == 0
+    assert call("export", "runs", "--to", "tensorboard", "-q") == (0, "", "")
+    assert call("verify", "runs", "--to", "tensorboard", "--strict")[0] == 0
 
 
 def test_messages_on_a_terminal_break_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

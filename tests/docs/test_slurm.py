@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import spawn
+from tests.cli.calling import call
 from tests.docs.blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,10 @@ def run(folder: Path, script: str, **variables: str) -> tuple[int, str]:
 
 def verified(folder: Path, *target: str) -> str:
     """Return the totals of a strict verify."""
-    return spawn("verify", "runs", *target, "--strict", cwd=folder).stdout.splitlines()[-1]
+    with contextlib.chdir(folder):
+        code, out, err = call("verify", "runs", *target, "--strict", BRIDGE_CACHE_DIR=str(folder / "cache"))
+    assert code == 0, err
+    return out.splitlines()[-1]
 
 
 def test_a_job_that_is_followed_arrives_whole(folder: Path) -> None:
