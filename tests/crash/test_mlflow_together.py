@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.zygote import Zygote
 
 RUNS = 2
-PART = 100
+PART = 20
 PLACES = ("sqlite", "postgresql", "server")
 CHILDREN = 8
 

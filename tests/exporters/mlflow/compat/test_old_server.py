@@ -15,7 +15,6 @@ from bridge.sync.report import Action
 from tests.crash.test_mlflow_kill import Growing, kill_and_heal
 from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.test_server import LONG
 from tests.fixtures.proxy import Fault, proxy_to
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from tests.zygote import Zygote
 
 pytestmark = [pytest.mark.compat, pytest.mark.timeout(1200)]
+
+ROWS = 700
+"""So many that old servers take several requests for the points of each metric."""
+LONG = [{"step": step, "loss": 1.0 / (step + 1), "val/acc": step / ROWS} for step in range(ROWS)]
 
 
 class OldStore(Store):
@@ -58,7 +61,7 @@ def test_a_growing_run_is_as_in_the_current_release(
     if road != "server":
         into_old["database_uri"] = old_server.backend
     for part in range(4):
-        growing.grow(part)
+        growing.grow(part, ROWS)
         export(growing.path, **into_old)
     growing.end()
     export(growing.path, **into_old)
@@ -84,7 +87,7 @@ def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Pat
 
 def test_a_killed_export_is_healed_by_the_next(heavy: Zygote, old_server: MlflowServer, tmp_path: Path) -> None:
     """A server up to 3.8 refuses a request that it holds in part, so only missing points are sent again."""
-    assert kill_and_heal(heavy, old_server.uri, tmp_path, seed=11, store=OldStore) > 0
+    assert kill_and_heal(heavy, old_server.uri, tmp_path, seed=11, rows=ROWS, store=OldStore) > 0
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_AFTER, Fault.STATUS_AFTER, Fault.CUT])
