@@ -21,6 +21,7 @@ GROUPS = {
     "tests/exporters/mlflow/test_server.py": "server",
     "tests/live/test_hostile.py": "hostile",
     "tests/live/test_versions.py": "versions",
+    "tests/logger/test_ddp.py": "demo",
     "tests/property/": "property",
     "tests/test_packaging.py": "packaging",
     "tests/test_real_trainings.py": "demo",

@@ -106,7 +106,7 @@ def run_command(command: str, folder: Path, environment: dict[str, str], zygote:
     elif "--follow" in words and "--until-done" not in words:
         _stay(words, folder, environment, _all_is_there)
     elif zygote and Path(words[0]).name in ("bridge", "python"):
-        _run(words, folder, environment, zygote)
+        run_words(words, folder, environment, zygote)
     else:
         subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True, timeout=200)
 
@@ -115,14 +115,16 @@ def run_python(text: str, folder: Path, zygote: Zygote) -> None:
     """Run a block of Python in `folder` as a script."""
     script = folder / "block.py"
     script.write_text((MODEL if re.search(r"\bmodel\b", text) else "") + text)
-    _run(["python", str(script)], folder, reader(), zygote)
+    run_words(["python", str(script)], folder, reader(), zygote)
     script.unlink()
 
 
-def _run(words: list[str], folder: Path, environment: dict[str, str], zygote: Zygote) -> None:
+def run_words(words: list[str], folder: Path, environment: dict[str, str], zygote: Zygote) -> str:
+    """Run `bridge ...` or `python FILE ...` in a child of `zygote`, assert that it succeeds, and return its output."""
     log = folder / "output.log"
     (code,) = zygote.run(Task(_child, (words, folder, environment, log)))
     assert code == 0, f"{shlex.join(words)}\n{code}\n{log.read_text()}"
+    return log.read_text()
 
 
 def _child(words: list[str], folder: Path, environment: dict[str, str], log: Path) -> object:
