@@ -21,7 +21,6 @@ from bridge.sync.verify import verify_runs
 from tests.deltas import delta_of, make_model_run, notices_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.test_rebuild import log_picture
-from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.fixtures.proxy import Fault
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
@@ -218,23 +217,18 @@ def test_a_server_whose_store_is_down(
     check_healed(store, path)
 
 
-def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_path: Path) -> None:
-    """Without --serve-artifacts the server's list shows that files written locally did not arrive."""
-    root = tmp_path / "root"
-    options = ("--no-serve-artifacts", "--default-artifact-root", str(root))
-    server = start_mlflow_server(sqlite_uri, tmp_path / "server", options=options, serves_artifacts=False)
-    try:
-        store = Store(server.uri, experiment="path")
-        path = run_with_picture(tmp_path)
-        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-        assert "artifacts" not in [notice.what for notice in notices_of(line)]
-        # On another machine the same path is another folder. Here the files vanish between upload and list.
-        other = Store(server.uri, experiment="elsewhere")
-        with pytest.MonkeyPatch.context() as patch:
-            stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifact"
-            patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
-            detail = export_without_files(other, path)
-        assert ("does not see the files" in detail, "--artifacts-destination" in detail) == (True, True)
-        check_healed(other, path)
-    finally:
-        server.stop()
+def test_a_server_that_does_not_see_the_path_of_its_files(server: Store, tmp_path: Path) -> None:
+    """If files go to a path of this machine, the server's list shows that they did not arrive."""
+    root, path = tmp_path / "root", run_with_picture(tmp_path)
+    other = Store(server.uri, experiment=f"{server.experiment} elsewhere")
+    for store in (server, other):
+        store.client.create_experiment(store.experiment, artifact_location=str(root))
+    (line,) = export_runs([path], server.exporter(), OPTIONS).runs
+    assert "artifacts" not in [notice.what for notice in notices_of(line)]
+    # On another machine the same path is another folder. Here the files vanish between upload and list.
+    with pytest.MonkeyPatch.context() as patch:
+        stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifact"
+        patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
+        detail = export_without_files(other, path)
+    assert ("does not see the files" in detail, "--artifacts-destination" in detail) == (True, True)
+    check_healed(other, path)
