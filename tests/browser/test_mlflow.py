@@ -199,7 +199,7 @@ def _shown(page: Page, site: Site) -> list[str]:
     return sorted(name for name in site.runs if page.get_by_role("link", name=name, exact=True).count())
 
 
-@pytest.mark.parametrize("server", ["live", "exported", *IN_OLD_MLFLOW], indirect=True)
+@pytest.mark.parametrize("server", ["live", *IN_OLD_MLFLOW], indirect=True)
 def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
     """The saved view shows the best metric and the params as columns, sorts the best run first, and has charts."""
     page.set_viewport_size({"width": 1800, "height": 900})
