@@ -33,27 +33,27 @@ def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool) -> None:
     """A tiny memory budget gives the same points and rows."""
-    count = 4000
+    count = 1600
     chance = np.random.default_rng(0)
     step = np.arange(count)
     if kind == "late":  # back to a step near the end
-        step[3500:] -= 700
+        step[1400:] -= 280
     elif kind == "zero":  # the last row goes back to the very first step: all others come behind it
         step[-1] = 0
     elif kind == "all":
-        step = chance.integers(0, 200, size=count)
+        step = chance.integers(0, 80, size=count)
     else:  # a counter that never moved
         step[:] = 5
     path = write_sidecar(tmp_path / "run")
     write_rows(path, step, chance.integers(0, 3, size=(3, count)).astype(float))
     run = read_run(path)
-    wanted = ReadOptions(ordered=ordered, limit=1000)
+    wanted = ReadOptions(ordered=ordered, limit=400)
     plenty = events_of(read_whole(run, ContentOptions(), wanted))
-    for budget in (1, 30_000):
+    for budget in (1, 12_000):
         scarce = list(read_whole(run, ContentOptions(), wanted, budget=budget))
         assert events_of(scarce) == plenty
         assert [delta.after.complete for delta in scarce] == [False] * (len(scarce) - 1) + [True]
-        assert max(delta.points for delta in scarce) <= 1500 + 3
+        assert max(delta.points for delta in scarce) <= 600 + 3
 
 
 def test_a_clean_file_streams_with_cursors_that_can_be_continued(tmp_path: Path) -> None:

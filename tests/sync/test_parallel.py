@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +19,7 @@ from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 from tests.rundir.event_writing import START, write_events
+from tests.sync.accidents import Deadly, Elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,36 +90,6 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(
     assert verdicts(root, tensorboard) == {"=": 30}
 
 
-class Deadly(MemoryExporter):
-    """Kills every process except the first that opens the target of run03, as when memory runs out.
-
-    If there is a file `forgiving` it does so once, and its first copy for a worker cannot be made, as Dask sees it.
-    """
-
-    def __init__(self, folder: Path, *, forgiving: Path | None = None) -> None:
-        super().__init__(folder)
-        self.parent, self.forgiving = os.getpid(), forgiving
-
-    def happens(self, what: str) -> bool:
-        """Return whether an accident is to happen: each time, or the first time."""
-        if self.forgiving is None:
-            return what == "kill"
-        marker = self.forgiving / what
-        happens = not marker.exists()
-        marker.touch()
-        return happens
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self.happens("copy"):
-            raise TypeError("cannot unpack")
-
-    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
-        if run.run_id == "run03" and os.getpid() != self.parent and self.happens("kill"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().open(run, content)
-
-
 def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     """The report names the run and what to try, and all other runs are exported."""
     root = tree(tmp_path / "runs", 6, 50)
@@ -132,19 +103,6 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
     ]
     assert (len(report.runs), report.exit_code) == (6, 3)
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
-
-
-class Elsewhere(MemoryExporter):
-    """Notes the runs that another process opens, as files in `notes`."""
-
-    def __init__(self, folder: Path, notes: Path) -> None:
-        super().__init__(folder)
-        self.parent, self.notes = os.getpid(), notes
-
-    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
-        if os.getpid() != self.parent:
-            (self.notes / run.run_id).touch()
-        return super().open(run, content)
 
 
 def test_runs_of_event_files_count_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,11 +127,16 @@ def test_a_task_is_a_failure_only_if_its_executor_fails_twice(tmp_path: Path) ->
 
 
 def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
-    tmp_path: Path, dask_cluster: DaskCluster, tensorboard: Exporter
+    tmp_path: Path, dask_cluster: DaskCluster, tensorboard: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report names the remaining runs, and the next export does them."""
     root = tree(tmp_path / "runs", 40, 20)
-    progress = AtRun(lambda: os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL))
+
+    def kill() -> None:
+        os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL)
+        monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.1)  # nobody is there any more
+
+    progress = AtRun(kill)
     report = export_runs([root], tensorboard, Options(workers=Workers(dask=dask_cluster.address)), progress=progress)
     assert (len(report.runs), report.exit_code) == (40, 3)
     assert all(line.retry for line in report.failed)
@@ -183,8 +146,11 @@ def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
     assert verdicts(root, tensorboard) == {"=": 40}
 
 
-def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong scheduler address stops the export before anything is sent."""
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.1)
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))
