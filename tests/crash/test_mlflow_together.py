@@ -25,7 +25,10 @@ CHILDREN = 8
 
 @pytest.mark.parametrize(
     ("uri", "count"),
-    [*((place, 4) for place in PLACES), *(pytest.param(place, 2, marks=pytest.mark.slow) for place in PLACES)],
+    [
+        *((place, 3) for place in PLACES),
+        *(pytest.param(place, count, marks=pytest.mark.slow) for place in PLACES for count in (2, 4)),
+    ],
     indirect=["uri"],
 )
 def test_exports_at_once_end_with_one_run_each(heavy: Zygote, uri: str, tmp_path: Path, count: int) -> None:

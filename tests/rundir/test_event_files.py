@@ -503,7 +503,7 @@ sessions = st.lists(
 
 
 @given(sessions, st.sampled_from([1, 3, 1000]), st.booleans(), st.sampled_from([1, 1 << 20]), st.integers(0, 2**32))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_history_ends_as_one_clean_read(
     history: list[list[tuple[str, int, float]]], limit: int, replaces: bool, budget: int, seed: int
 ) -> None:
@@ -554,7 +554,7 @@ records_or_exports = st.lists(
 @given(history=records_or_exports, limit=st.sampled_from([1, 3, 1000]), is_unique=st.booleans())
 @example(history=[(1, "b", 1, 0.0), None, (0, "b", 1, 1.0)], limit=1000, is_unique=False)
 @example(history=[(1, "b", 1, 0.0), None, (0, "b", 1, 1.0), None, (1, "b", 1, 1.0)], limit=1, is_unique=False)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_files_that_grow_side_by_side_end_as_one_clean_read(
     replaces: bool, history: list[tuple[int, str, int, float] | None], limit: int, is_unique: bool
 ) -> None:
