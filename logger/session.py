@@ -162,8 +162,10 @@ def _process_lives(pid: int) -> bool:
     return True
 
 
-def git_commit(folder: Path) -> str | None:
+def git_commit(folder: Path | None) -> str | None:
     """Return the commit that is checked out in the repository around `folder`, None outside of one or without git."""
+    if folder is None:
+        return None
     try:
         place = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
         if place is None:
@@ -179,10 +181,13 @@ def git_commit(folder: Path) -> str | None:
     return done.stdout.decode("ascii", errors="replace").strip() or None
 
 
-def _script_folder() -> Path:
-    """Return the folder of the main script, else the working directory."""
+def _script_folder() -> Path | None:
+    """Return the folder of the main script, else the working directory; None if that was deleted."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(script).resolve().parent if script else Path.cwd()
+    try:
+        return Path(script).resolve().parent if script else Path.cwd()
+    except OSError:
+        return None
 
 
 def _command() -> str:

@@ -114,6 +114,17 @@ def test_the_commit_is_that_of_the_working_tree(tmp_path: Path, monkeypatch: pyt
     assert git_commit(tmp_path) is None
 
 
+def test_a_start_without_a_working_directory_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook whose folder was deleted can open a run."""
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    start(tmp_path / "run").release()
+    (entry,) = sidecar(tmp_path / "run")["sessions"]
+    assert "git_commit" not in entry
+
+
 @pytest.mark.parametrize(
     ("field", "first", "edited", "given", "expected"),
     [
