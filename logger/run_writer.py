@@ -179,6 +179,8 @@ class RunWriter(SummaryWriterMethods):
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if os.getpid() != self.pid and os.getppid() == self.pid:
+            return  # a forked child leaves the block; the run goes on in its parent
         self.finalize("success" if error is None else "failed")
         self.release()
 

@@ -175,6 +175,20 @@ def test_a_program_may_fork_itself_into_the_background(tmp_path: Path, monkeypat
     writer.release()
 
 
+def _leave(run: RunWriter) -> None:
+    with run:
+        pass
+
+
+def test_a_forked_child_that_leaves_the_block_ends_nothing(tmp_path: Path) -> None:
+    """Only the process that opened a RunWriter block ends its run, and its rows are there once."""
+    with start(tmp_path) as run:
+        run.log_metrics({"a": 1.0}, 0)
+        in_child(_leave, run)
+        assert sidecar(tmp_path)["status"] == "running"
+    assert (steps(tmp_path), sidecar(tmp_path)["status"]) == ([0], "completed")
+
+
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
     """Rows logged by several threads are all there and whole."""
     writer = start(tmp_path)
