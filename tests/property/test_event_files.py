@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.zygote import Zygote
 
-EXAMPLES = {"memory": 7, "tensorboard": 5, "mlflow-sqlite": 2}
+EXAMPLES = {"memory": 10, "tensorboard": 6, "mlflow-sqlite": 3}
 VALUES = st.sampled_from([0.5, 0.5, 1.0, -2.25, float("nan"), 0.1, float("inf")])
 
 
