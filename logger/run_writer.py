@@ -155,7 +155,7 @@ class RunWriter(SummaryWriterMethods):
         self._error = ""
         self._write_state(self._snapshot())
         self._beat()
-        self._timer: BackgroundTimer | None = BackgroundTimer(self)
+        self._timer = self._new_timer()
 
     @classmethod
     def open(
@@ -253,7 +253,9 @@ class RunWriter(SummaryWriterMethods):
         self._buffer.append(row)
         self._waiting_values += len(row.names)
         self._changed()
-        if len(self._buffer) >= self.settings.flush_every and time.monotonic() >= self._retry_at:
+        if self._timer is None:
+            self.on_timer()  # no thread does it
+        elif len(self._buffer) >= self.settings.flush_every and time.monotonic() >= self._retry_at:
             self._flush()
 
     @_one_at_a_time
@@ -416,7 +418,14 @@ class RunWriter(SummaryWriterMethods):
     def _changed(self) -> None:
         self._version += 1
         if self._timer is None or not self._timer.is_alive():  # a program may fork itself into the background
-            self._timer = BackgroundTimer(self)
+            self._timer = self._new_timer()
+
+    def _new_timer(self) -> BackgroundTimer | None:
+        try:
+            return BackgroundTimer(self)
+        except RuntimeError as error:  # a limit of processes, or the end of this one from Python 3.12 on
+            self.warn("thread", f"{self.run_dir} is written by log calls, since no thread can be started: {error}")
+            return None
 
     def _beat(self) -> None:
         if self.is_fit and self.status == "running":

@@ -189,6 +189,23 @@ def test_a_forked_child_that_leaves_the_block_ends_nothing(tmp_path: Path) -> No
     assert (steps(tmp_path), sidecar(tmp_path)["status"]) == ([0], "completed")
 
 
+def test_without_a_thread_log_calls_bring_everything_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, as at the end of the process, a run is written and ended all the same."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.warns(RegistryLoggerWarning, match="no thread can be started") as told:
+        writer = start(tmp_path)
+        for step in range(2):
+            writer.log_metrics({"a": float(step)}, step)
+    assert len(told) == 1
+    assert (steps(tmp_path), summary(tmp_path)["step"]) == ([0, 1], 1)
+    writer.finalize("completed")
+    assert sidecar(tmp_path)["status"] == "completed"
+
+
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
     """Rows logged by several threads are all there and whole."""
     writer = start(tmp_path)
