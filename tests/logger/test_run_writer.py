@@ -196,11 +196,10 @@ def test_without_a_thread_log_calls_bring_everything_to_disk(tmp_path: Path, mon
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.warns(RegistryLoggerWarning, match="no thread can be started") as told:
+    with pytest.warns(RegistryLoggerWarning, match="no thread can be started"):
         writer = start(tmp_path)
-        for step in range(2):
-            writer.log_metrics({"a": float(step)}, step)
-    assert len(told) == 1
+    for step in range(2):
+        writer.log_metrics({"a": float(step)}, step)  # a second warning would be an error
     assert (steps(tmp_path), summary(tmp_path)["step"]) == ([0, 1], 1)
     writer.finalize("completed")
     assert sidecar(tmp_path)["status"] == "completed"
