@@ -162,7 +162,10 @@ class LiveRuns:
             if age > self._pause and self._scan_done.is_set():
                 self._scan_done.clear()
                 self._scan_began = time.monotonic()
-                threading.Thread(target=self.scan, daemon=True).start()
+                try:
+                    threading.Thread(target=self.scan, daemon=True).start()
+                except RuntimeError:  # no thread can be started now; a later request tries again
+                    self._scan_done.set()
         if age > STALE_AFTER:
             self._scan_done.wait(max(0.0, self._scan_began + SCAN_WAIT - time.monotonic()))
         return cast("RunSet", self._runs)
@@ -260,8 +263,13 @@ def digest_id(text: str) -> str:
 
 
 def _version(record: RunRecord) -> object:
-    """Return what differs as soon as a run directory has changed. Comparing whole records would take much longer."""
-    return (record.run_dir, record.updated, record.last_alive, record.status, record.end)
+    """Return what differs as soon as a run directory has changed. Comparing whole records would take much longer.
+
+    Two edits can leave one mtime, and summary.json is written after the sidecar. So what people edit, and whether the
+    statistics cover all rows, counts too.
+    """
+    times = (record.run_dir, record.updated, record.last_alive, record.status, record.end, record.covered)
+    return (*times, record.name, record.notes, record.tags, record.archived)
 
 
 class RunContent(Keeper):

@@ -34,7 +34,7 @@ def artifact_repository(artifact_uri: str, *_args: Any, **_keywords: Any) -> Any
 
 @functools.cache
 def shared_store(root: str, given: str) -> Any:
-    """Return the store of `root`, or of what the options in JSON ask for."""
+    """Return the store of `root`, or of what the options in the file `given` ask for."""
     import os
     from pathlib import Path
     from urllib.parse import quote
@@ -46,7 +46,7 @@ def shared_store(root: str, given: str) -> Any:
     from bridge.rundir.edit import edit_run
     from bridge.sync.select import Selection, select
 
-    options = LiveOptions.from_json(given) if given else LiveOptions(roots=[root])
+    options = LiveOptions.from_json(Path(given).read_text()) if given else LiveOptions(roots=[root])
     live = LiveRuns(options, functools.partial(select, selection=Selection.of(options.selection)))
     # A server passes artifacts on; a client without one reads them itself.
     is_server = os.environ.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", "").startswith("registry:")

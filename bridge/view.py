@@ -74,11 +74,25 @@ def _reservation(port: int) -> Iterator[None]:
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 """The names under which a machine reaches itself alone."""
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - addresses that somebody may give
+
 
 def host_names(host: str) -> set[str]:
     """Return the names, in lower case, under which browsers may ask a server at `host`."""
-    others = () if host in LOCAL_NAMES else (host, socket.gethostname(), socket.getfqdn())
+    others = () if host in LOCAL_NAMES else (host, socket.gethostname(), socket.getfqdn(), *_own_addresses())
     return {*LOCAL_NAMES, *map(str.lower, others)}
+
+
+def _own_addresses() -> set[str]:
+    """Return the addresses of this machine, as far as they are known without asking every network card."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))  # nothing is sent
+            found.add(str(probe.getsockname()[0]))
+    return found
 
 
 def page_address(host: str, port: int) -> str:
@@ -86,12 +100,18 @@ def page_address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def tunnel(port: int) -> str:
-    """Return the ssh command that makes `port` of this machine reachable from the user's own."""
+def tunnel(port: int, listens_at: str) -> str:
+    """Return the ssh command that makes the page at `listens_at` and `port` reachable from the user's own machine."""
     named = socket.getfqdn()
     # A machine that lists its own name under localhost has that name for nobody else.
     host = socket.gethostname() if named.startswith("localhost") else named
-    return f"ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container runs under a number that has no name
+        user = "USER"
+    is_local = listens_at in (*LOCAL_NAMES, *_EVERYWHERE)
+    there = "127.0.0.1" if is_local else f"[{listens_at}]" if ":" in listens_at else listens_at
+    return f"ssh -N -L {port}:{there}:{port} {user}@{host}"
 
 
 @contextlib.contextmanager
@@ -112,6 +132,7 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **interface.environment},
+            cwd=interface.folder or None,
             start_new_session=True,
         )
     try:

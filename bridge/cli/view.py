@@ -53,9 +53,12 @@ def view(
     the page is shown.
     """
     target = msgspec.structs.replace(target, to=target.to or _installed())
+    is_live = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
+    if is_live:  # the environment and bridge.yaml may name a target that nothing can be exported to
+        target = msgspec.structs.replace(target, tracking_uri=None, database_uri=None)
     exporter = exporter_of(target)
     with contextlib.suppress(KeyboardInterrupt):
-        if not any(map(was_typed, ("logdir", "tracking_uri", "database_uri"))):
+        if is_live:
             return _view_live(runs, exporter, selection, content, how, out)
         options = Options(
             content=content,
@@ -111,7 +114,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     with serve(interface, cache_dir() / "view" / f"{exporter.name}-{urlsplit(interface.address).port}.log"):
         out.result(interface.address)
         if interface.argv:
-            out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
+            out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80, _LOCAL)}")
         out.say("Press Ctrl-C to stop.")
         if how.open:
             _open_browser(interface.address)
@@ -160,7 +163,7 @@ def _view_live(
     out.say(STARTING)
     with exporter.serve_live(live, host=how.host, port=port) as address:
         out.result(address)
-        out.result(f"From another machine first: {tunnel(port)}")
+        out.result(f"From another machine first: {tunnel(port, how.host)}")
         out.say(f"This page shows {counted(found, 'run')} as the files are now. Press Ctrl-C to stop.")
         if how.open:
             _open_browser(address)

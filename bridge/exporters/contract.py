@@ -277,14 +277,16 @@ class Exporter(Protocol):
 class Interface(msgspec.Struct, frozen=True):
     """How to show a target in its own user interface.
 
-    `argv` starts its server; it is empty if one runs already. `environment` is added to ours. `address` is for a
-    person's browser. `probe` is an address that answers 200 once the server is ready.
+    `argv` starts its server; it is empty if one runs already. `environment` is added to ours, and `folder` is the
+    working directory, "" for ours. `address` is for a person's browser. `probe` is an address that answers 200 once the
+    server is ready.
     """
 
     address: str
     probe: str
     argv: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
+    folder: str = ""
 
 
 @runtime_checkable

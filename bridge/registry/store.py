@@ -457,4 +457,5 @@ def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float, name
     if before.status == Status.RUNNING or before.last_alive >= doubtful_since:
         return True
     signs = (lstat(f"{run_dir}/{name}") for name in names)
-    return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)
+    # The time in a heartbeat is a moment older than the file. A run that goes on is at least a timeout younger.
+    return any(sign is not None and sign.st_mtime > before.last_alive + _CLOCK_TOLERANCE_S for sign in signs)

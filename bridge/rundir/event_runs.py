@@ -39,6 +39,9 @@ PLACEHOLDER = ("hp_metric", 0, -1.0)
 _MOST_SEARCHED = 1 << 20
 """Bytes of a file in which a point, tags or hyperparameters are looked for."""
 
+_MOST_TOLD = 1 << 16
+"""Bytes of a file that tell if `add_scalars` made its folder. They are read at each scan."""
+
 _MOST_WALKED = 4 << 20
 """Bytes of a file whose records are all looked at for its last time; 20 million bytes of scalars take a second."""
 
@@ -80,7 +83,7 @@ def scalars_names(folder: Path | str, child: str) -> list[str]:
         names = [name for name in os.listdir(inner) if is_event_file(name)]  # noqa: PTH208 - names are all it takes
     except OSError:
         return []
-    tags = {tag for file in _own_files(inner, names) for batch in _batches(file) for tag in batch.tags}
+    tags = {tag for file in _own_files(inner, names) for batch in _batches(file, _MOST_TOLD) for tag in batch.tags}
     is_one = len(tags) == 1 and child.startswith(_folder_prefix(next(iter(tags))))
     return [f"{child}/{name}" for name in names] if is_one else []
 

@@ -187,9 +187,9 @@ class ExportTask(msgspec.Struct, frozen=True):
     def failed(self, error: Exception) -> RunReport:
         """Return the report of this run, which `error` ended."""
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
-        retry = isinstance(error, TargetError)
+        retry, refused = isinstance(error, TargetError), isinstance(error, TargetRefusedError)
         reason, hint = explained(error, self.run.path)
-        return RunReport.of(self.run, action=action, reason=reason, hint=hint, retry=retry)
+        return RunReport.of(self.run, action=action, reason=reason, hint=hint, retry=retry, refused=refused)
 
 
 def _export_all(
@@ -228,7 +228,8 @@ def _export_all(
             in_a_row = in_a_row + 1 if report.reason == fault else 1
             fault = report.reason
             if in_a_row >= MOST_FAULTS:
-                error = TargetUnavailableError(report.reason, hint=report.hint)
+                kind = TargetRefusedError if report.refused else TargetUnavailableError
+                error = kind(report.reason, hint=report.hint)
                 left = [task for batch in waiting for task in batch]
                 waiting.clear()
                 yield from (task.failed(error) for task in left)

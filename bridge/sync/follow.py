@@ -137,13 +137,16 @@ class _Follower:
         return present, ""
 
     def _settle(self, report: Report) -> str:
-        """Remember what became of each run, and tell what is new. Return the first trouble with the target, or ""."""
+        """Remember what became of each run, and tell what is new. Return why the target is out of reach, or "".
+
+        A run that the target refuses is tried again in each pass. The others do not wait for that.
+        """
         trouble = ""
         news: list[RunReport] = []
         for line in report.runs:
             path = Path(line.path)
             if line.retry:
-                trouble = trouble or f"{line.run_id}: {line.reason}"
+                trouble = trouble or ("" if line.refused else f"{line.run_id}: {line.reason}")
             elif path in self.read:
                 self.settled[path] = self.read[path][0]
             is_known = line.failed and self.said.get(line.path) == line.reason

@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -95,7 +96,8 @@ def run_batches(
             yield from zip(batch, work(batch, exporter), strict=True)
         return
     make_executor, in_flight = pool
-    elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
+    # With a number, since a later export of this process must not get the exporter of this one.
+    elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps((uuid4(), exporter)))
     lost, is_first = deque[list[T]](), True
     while waiting or lost:
         try:
@@ -126,8 +128,8 @@ def _work_elsewhere(work: Callable[[list[T], Exporter], Sequence[R]], exporter: 
 
 @functools.lru_cache(maxsize=2)
 def _unpickled(exporter: bytes) -> Exporter:
-    """Return the exporter, the same one for all batches of a process."""
-    made: Exporter = pickle.loads(exporter)  # noqa: S301 - pickled by this program for its own workers
+    """Return the exporter, the same one for all batches of an export in one process."""
+    made: Exporter = pickle.loads(exporter)[1]  # noqa: S301 - pickled by this program for its own workers
     return made
 
 

@@ -121,11 +121,12 @@ class RunReport(_Line, frozen=True, kw_only=True):
     """What happened to one run, as in the JSON of an export.
 
     `points`, `media` and `bytes` count what was sent. `retry` says that the target was in the way, so that a later
-    export may succeed.
+    export may succeed; `refused` that it takes this run only after a person has changed something.
     """
 
     action: Action
     retry: bool = False
+    refused: bool = False
     points: int = 0
     media: int = 0
     bytes: int = 0

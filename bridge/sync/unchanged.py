@@ -65,7 +65,10 @@ class UnchangedRuns(msgspec.Struct):
         selects = options.selection not in (None, Selection())
         if options.rebuild or options.new_identity is not None or selects:
             return cls(exporter, options, None)
-        found = cls(exporter, options, _file(exporter, options))
+        try:
+            found = cls(exporter, options, _file(exporter, options))
+        except RuntimeError:  # there is no home folder
+            return cls(exporter, options, None)
         with contextlib.suppress(OSError, msgspec.DecodeError):
             assert found.file is not None
             runs = msgspec.msgpack.decode(found.file.read_bytes(), type=list[UnchangedRun])

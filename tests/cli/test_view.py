@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import pytest
 
 from bridge.errors import UsageError
 from bridge.exporters.contract import Interface
+from bridge.exporters.mlflow.exporter import _live_environment
+from bridge.live import LiveOptions
 from bridge.view import free_port, serve, tunnel
 from tests.cli.calling import call, spawn
 from tests.run_dirs import make_run
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def ask(address: str, path: str, body: Any = None) -> Any:
+def ask(address: str, path: str, body: Any = None, **headers: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -107,16 +110,25 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
 
     bridge.yaml may name the group's server and database; looking at runs does not write to them, or to the runs.
     `--heartbeat-timeout inf`, which shows no run as killed, is understood by MLflow's server.
+    A project may have modules with the names of ours.
     """
     (tmp_path / "bridge.yaml").write_text(
         "mlflow: {tracking_uri: 'http://127.0.0.1:1', database_uri: 'sqlite:///s.db'}\n"
     )
+    (tmp_path / "logger.py").write_text("raise ImportError('a module of a project')\n")
     options = ("--to", "mlflow", "--host", "0.0.0.0", "--heartbeat-timeout", "inf")
-    with viewing(tmp_path, demo_runs, *options) as (link, _):
+    # `python -m bridge` would find the project's module first. The command `bridge` does not.
+    with viewing(tmp_path, demo_runs, *options, PYTHONSAFEPATH="1") as (link, _):
         address, _, page = link.partition("#")
         experiment = page.split("/")[2]
         others = f"http://{socket.gethostname()}:{urlsplit(address).port}/"
-        found = ask(others, "api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100})
+        asked = {"experiment_ids": [experiment], "max_results": 100}
+        found = ask(others, "api/2.0/mlflow/runs/search", asked)
+        for name in (socket.gethostname(), socket.gethostbyname(socket.gethostname())):
+            page_there = f"http://{name}:{urlsplit(address).port}"  # a browser says which page asks
+            assert ask(f"{page_there}/", "api/2.0/mlflow/runs/search", asked, Origin=page_there) == found
+        with pytest.raises(HTTPError, match="403"):
+            ask(others, "api/2.0/mlflow/runs/search", asked, Origin="http://elsewhere.example")
         edit = {"run_id": found["runs"][0]["info"]["run_id"], "key": "mlflow.note.content", "value": "mine"}
         with pytest.raises(HTTPError, match="403"):
             ask(others, "api/2.0/mlflow/runs/set-tag", edit)
@@ -159,7 +171,36 @@ def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyP
     """The ssh line never names localhost, which is another machine for the reader."""
     monkeypatch.setattr(socket, "getfqdn", lambda: "localhost.localdomain")
     monkeypatch.setattr(socket, "gethostname", lambda: "node07")
-    assert tunnel(6006).endswith("@node07")
+    assert tunnel(6006, "127.0.0.1").endswith("@node07")
+    assert "-L 6006:127.0.0.1:6006 " in tunnel(6006, "0.0.0.0")
+    assert "-L 6006:10.1.2.3:6006 " in tunnel(6006, "10.1.2.3")  # nothing listens at 127.0.0.1
+
+
+def test_the_tunnel_of_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run under a number that has no name."""
+
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    assert " USER@" in tunnel(6006, "127.0.0.1")
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "registry:///runs"])
+def test_a_target_in_the_environment_does_not_concern_a_view_of_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    """The environment may name a store that nothing can be exported to, such as MLflow's old default."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, _, said = call("view", tmp_path, "--to", "mlflow", "--no-open")
+    assert (code, "No runs in" in said) == (1, True)
+
+
+def test_a_view_of_thousands_of_paths(tmp_path: Path) -> None:
+    """Linux takes no variable of more than 128 KiB, so the options for MLflow's server are in a file."""
+    options = LiveOptions(roots=[f"/data/runs/{number:0100}" for number in range(2000)])
+    environment = _live_environment(options, "127.0.0.1", 5000, tmp_path)
+    assert max(map(len, environment.values())) < 1000
 
 
 def test_two_views_that_start_at_once_take_two_ports(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -94,6 +95,39 @@ def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path) -> None:
     assert live.runs() is runs
     write_sidecar(path, notes="newer")
     assert (only(live).id, live.run(only(live)).notes) == (first.id, "newer")
+
+
+def test_a_thread_that_cannot_be_started_costs_one_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of processes on a login node a request gets the old list, and a later one the new."""
+    make_run(tmp_path / "runs" / "a", ROW)
+    live = live_runs(tmp_path / "runs")
+    assert names(live) == ["a"]
+    make_run(tmp_path / "runs" / "b", ROW)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert names(live) == ["a"]
+    assert names(live) == ["a", "b"]
+
+
+@pytest.mark.parametrize("change", ["notes", "summary"])
+def test_a_change_within_one_tick_of_the_clock_is_seen(tmp_path: Path, change: str) -> None:
+    """A second edit within a second of a coarse clock, or a summary that is written just after a scan, is shown."""
+    path = make_run(tmp_path / "runs" / "a", ROW, notes="first")
+    sidecar = path / "sidecar.json"
+    os.utime(sidecar, (CREATED_S, CREATED_S))
+    live = live_runs(tmp_path / "runs")
+    assert only(live).record.covered is False
+    if change == "notes":
+        write_sidecar(path, notes="the second edit")
+        os.utime(sidecar, (CREATED_S, CREATED_S))
+        assert only(live).record.notes == "the second edit"
+    else:
+        (path / "summary.json").write_text(json.dumps({"rows": 1, "metrics": {"loss": {"last": 4.0, "count": 1}}}))
+        assert only(live).record.covered is True
 
 
 def test_a_scan_that_ends_late_brings_nothing_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

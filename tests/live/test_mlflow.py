@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import msgspec
 import pytest
 from mlflow.artifacts import list_artifacts
 from mlflow.entities import RunTag, ViewType
@@ -246,7 +245,7 @@ def test_it_answers_as_a_clean_export(
 ) -> None:
     """Names, statuses, times, params, tags, points, parents, files, searches and the saved view are an export's."""
     content = OPTIONS[options]
-    monkeypatch.setenv(LIVE_VARIABLE, msgspec.json.encode(LiveOptions(roots=[str(runs)], content=content)).decode())
+    show(LiveOptions(roots=[str(runs)], content=content), runs, monkeypatch)
     clients = live_client(runs, monkeypatch), exported(runs, sqlite_template, content)
     live, stock = (sorted(told(client), key=str) for client in clients)
     assert len(live) == (9 if content.flat else 10)
@@ -432,8 +431,15 @@ def test_methods_of_a_newer_mlflow_are_refused() -> None:
     assert caught.value.get_http_status_code() == 403
 
 
+def show(options: LiveOptions, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the store of `runs` have these options, as `bridge view` does."""
+    file = runs.with_name("options.json")
+    file.write_text(options.to_json())
+    monkeypatch.setenv(LIVE_VARIABLE, str(file))
+
+
 def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:
-    monkeypatch.setenv(LIVE_VARIABLE, json.dumps({"roots": [str(runs)], "edit": True}))
+    show(LiveOptions(roots=[str(runs)], edit=True), runs, monkeypatch)
     return store_of(runs)
 
 
@@ -491,7 +497,7 @@ def test_unknown_things_are_not_found(runs: Path) -> None:
 def test_selection_and_the_names_of_experiments(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are selected, and experiments named, as in an export with the same options."""
     options = LiveOptions(roots=[str(runs)], experiment="{parent}", selection=SelectionOptions(tags=("team:red",)))
-    monkeypatch.setenv(LIVE_VARIABLE, msgspec.json.encode(options).decode())
+    show(options, runs, monkeypatch)
     store = store_of(runs)
     (experiment,) = store.search_experiments()
     assert experiment.name == "sweep"

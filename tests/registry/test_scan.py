@@ -169,6 +169,15 @@ def test_a_run_directory_is_listed_again_only_if_something_was_made_in_it(runs: 
     assert listed_and_opened() == ["group", "stocks"]
 
 
+def test_a_heartbeat_a_moment_younger_than_its_time_is_no_new_one(tmp_path: Path) -> None:
+    """The file server's clock may be ahead of the writer's. A killed run is not read again at each scan for that."""
+    run = make_run(tmp_path / "runs" / "a", status="running", sessions=[{"rows": 0}])
+    (run / "heartbeat").write_text(f"{CREATED_S:.6f}\n")
+    os.utime(run / "heartbeat", (CREATED_S + 0.02, CREATED_S + 0.02))
+    os.utime(run / "metrics.csv", (CREATED_S, CREATED_S))
+    assert [counts(open_registry(tmp_path / "runs"))[1] for _ in range(2)] == [1, 0]
+
+
 def test_what_comes_into_a_folder_with_an_old_time_is_found(runs: Path) -> None:
     """A sidecar is found although the folder keeps its time, as `rsync -a` does, and its size."""
     run = runs / "lost"

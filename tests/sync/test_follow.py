@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.errors import TargetUnavailableError
+from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.sync.export import Options
 from bridge.sync.follow import Following, follow
 from tests.memory_exporter import MemoryExporter
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import TargetState
     from bridge.model import Run
+    from bridge.options import ContentOptions
     from bridge.sync.report import Report
+    from tests.memory_exporter import MemoryTarget
 
 
 class Over(BaseException):
@@ -121,6 +123,27 @@ def test_an_outage_of_the_target_is_reported_once_and_ends(tmp_path: Path) -> No
     assert script.said == ["The server does not answer. Trying again until it works.", "It works again."]
     assert script.waits == [10, 20, 40, 80, 10]
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 4)]]
+
+
+class Refusing(MemoryExporter):
+    """An exporter whose target refuses the run `a`."""
+
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
+        if run.run_id == "a":
+            raise TargetRefusedError("It is not accepted.")
+        return super().open(run, content)
+
+
+def test_a_run_that_the_target_refuses_delays_no_other(tmp_path: Path) -> None:
+    """It is tried in each pass and reported once. A follow until all is done ends with the code of an export."""
+    make_run(tmp_path / "a", rows(0, 1))
+    other = make_run(tmp_path / "b", rows(0, 2), status="running")
+    end = [lambda: append(other, 2, 4), nothing, lambda: write_sidecar(other, status="completed")]
+    script = Script(end)
+    assert run_script(tmp_path, script, Refusing(), interval=10, until_done=True, grace=0) == 3
+    assert script.waits == [10, 10, 10]
+    assert script.said == []
+    assert script.lines() == [[("a", "failed", 0), ("b", "new", 2)], [("b", "changed", 2)], [("b", "changed", 0)]]
 
 
 def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> None:

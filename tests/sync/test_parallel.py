@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.contract import find_exporter
@@ -16,7 +17,7 @@ from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
 from bridge.sync.report import Progress
 from bridge.sync.verify import verify_runs
-from tests.memory_exporter import MemoryExporter
+from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
 from tests.rundir.event_writing import START, write_events
 from tests.sync.accidents import Deadly, Elsewhere
@@ -154,6 +155,28 @@ def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))
+
+
+class Remembering(MemoryExporter):
+    """An exporter that is to be used for one export only; `earlier` counts the runs that it had before."""
+
+    earlier = 0
+
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
+        self.earlier += 1
+        if self.earlier > 2:
+            raise TargetUnavailableError("What an earlier export met is remembered.")
+        return super().open(run, content)
+
+
+def test_each_export_of_a_process_has_an_exporter_of_its_own(tmp_path: Path) -> None:
+    """What one export learnt of its target, such as a store that was down, does not last until the process ends."""
+    capabilities = replace(MEMORY, threads=True)
+    for name in ("first", "second"):
+        root = tree(tmp_path / name, 2, 2)
+        exporter = Remembering(tmp_path / "boxes", capabilities=capabilities)
+        report = export_runs([root], exporter, Options(workers=Workers(threads=2)))
+        assert [line.reason for line in report.failed] == []
 
 
 class Gone(MemoryExporter):

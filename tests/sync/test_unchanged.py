@@ -55,6 +55,15 @@ def exporter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     return find_exporter("mlflow")(tracking_uri=uri, experiment="unchanged")
 
 
+def test_no_home_folder_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a place for the cache, as in some containers, each export reads all runs."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", "~nobody-of-this-name/cache")
+    for action in ("new", "unchanged"):
+        (line,) = export_runs([tmp_path / "runs"], find_exporter("tensorboard")(logdir=tmp_path / "tb")).runs
+        assert line.action == action
+
+
 def age(folder: Path) -> None:
     """Back-date all files below, as if time had passed; a file that is old enough keeps its time."""
     then = time.time_ns() - 10_000_000_000

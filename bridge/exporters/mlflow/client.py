@@ -364,7 +364,7 @@ def _check_reachable(address: Address) -> None:
     These are TargetUnavailableError and TargetRefusedError.
     """
     parts = urlsplit(address.uri)
-    if parts.scheme not in ("http", "https") or parts.hostname is None or parts.scheme in getproxies():
+    if parts.scheme not in ("http", "https") or parts.hostname is None or {parts.scheme, "all"} & getproxies().keys():
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from functools import cached_property
@@ -12,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 from msgspec.structs import replace
 
-from bridge.errors import RunError
+from bridge.errors import RunError, UsageError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.mlflow.address import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.delta_writer import ADJUSTED_OPTIONS
@@ -27,6 +28,7 @@ from bridge.view import host_names, page_address, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from bridge.live import LiveOptions, LiveRuns
     from bridge.model import Cursor, Notice, Run
@@ -42,6 +44,9 @@ _API = Capabilities(
     media_converted=frozenset({"jpeg", "gif", "bmp"}),
 )
 _DATABASE = replace(_API, threads=False, batch_runs=50, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
+_MOST_OPTIONS = 2000
+"""Characters. A cursor holds as many more, and a server may cut a longer tag without an error."""
+
 _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 
@@ -96,8 +101,15 @@ class MlflowExporter(Exporter):
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Open MLflow, so that its errors are reported once and not for each run.
 
-        The first write creates a new SQLite file, so a dry run creates none.
+        The first write creates a new SQLite file, so a dry run creates none. Raise UsageError for content options that
+        do not fit into a cursor, which is a tag.
         """
+        length = len(json.dumps(content.differences()))
+        if length > _MOST_OPTIONS:
+            raise UsageError(
+                f"The options for the content take {length:,} characters; MLflow keeps {_MOST_OPTIONS:,} with a run.",
+                hint="Name metrics by globs: --exclude-metrics 'grad/*' instead of one option for each of them.",
+            )
         if self._store.is_absent:
             require_mlflow()
         else:
@@ -215,6 +227,7 @@ class MlflowExporter(Exporter):
         options = msgspec.structs.replace(
             live.options, roots=list(map(str, live.roots)), experiment=naming.template, experiment_default=default
         )
+        own = cache_dir().absolute() / "view"
         page = "#/experiments"
         if not naming.varies:
             page += f"/{live_experiment_id(naming.template)}/runs?workflowType=machine_learning"
@@ -223,9 +236,13 @@ class MlflowExporter(Exporter):
             address=f"{page_address(host, port)}{page}",
             probe=f"{page_address(host, port)}health",
             argv=_server_command(host, port),
-            environment={**_SERVER_ENVIRONMENT, **_live_environment(options, host)},
+            environment={**_SERVER_ENVIRONMENT, **_live_environment(options, host, port, own)},
+            # Not that of a project: the server would import its modules, a logger.py for example, in place of ours.
+            folder=str(own),
         )
-        with serve(interface, cache_dir() / "view" / f"mlflow-{port}.log"):
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"mlflow-{port}.json").write_text(options.to_json())
+        with serve(interface, own / f"mlflow-{port}.log"):
             yield interface.address
 
     def close(self) -> None:
@@ -254,7 +271,8 @@ def _version(candidates: Candidates) -> tuple[str | None, ...]:
 # The way of a live view's options from `bridge view` to the process of MLflow's server, which loads `bridge.plugins`
 
 LIVE_VARIABLE = "BRIDGE_VIEW"
-"""The environment variable with the LiveOptions as JSON. Without it the address of the store says what is shown."""
+"""The environment variable with the path of a file that holds the LiveOptions as JSON: a thousand paths do not fit into
+the variable itself. Without it the address of the store says what is shown."""
 
 LIVE_PATH = "/.live/"
 """Separates the folder of runs from the id of a run and the path of a file, in the address of an artifact."""
@@ -266,21 +284,27 @@ def split_live_address(address: str) -> tuple[str, str]:
     return root.rstrip("/") or "/", path.strip("/")
 
 
-def _live_environment(options: LiveOptions, host: str) -> dict[str, str]:
-    """Return the environment in which MLflow's server shows the run directories of `options` at `host`."""
+def _live_environment(options: LiveOptions, host: str, port: int, own: Path) -> dict[str, str]:
+    """Return the environment in which MLflow's server shows the run directories of `options` at `host` and `port`.
+
+    `own` is the absolute path of the view's own folder.
+    """
     store = f"registry://{quote(options.roots[0])}"
     names = [f"[{name}]" if ":" in name else name for name in sorted(host_names(host))]
     return {
-        LIVE_VARIABLE: options.to_json(),
+        LIVE_VARIABLE: str(own / f"mlflow-{port}.json"),
+        "BRIDGE_CACHE_DIR": str(own.parent),
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_REGISTRY_STORE_URI": store,
         "MLFLOW_ARTIFACTS_DESTINATION": store,
         "MLFLOW_SERVE_ARTIFACTS": "true",
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
         # MLflow's server copies files that it makes or passes on into a temporary folder.
-        "TMPDIR": str(cache_dir() / "view"),
+        "TMPDIR": str(own),
         # From 3.5 on MLflow refuses requests for other names than these. In a pattern, `[[]` is an opening bracket.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name},{name.replace('[', '[[]')}:*" for name in names),
+        # A browser names the page as the origin of what it sends. MLflow takes any origin but localhost for foreign.
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
     }
 
 

@@ -12,7 +12,7 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, read_limited, why_broken
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, read_limited, why_broken
 from bridge.model import MediaType
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ _LONGEST_WEBP = 16_383
 
 _DECODED = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """What is shown in the grid. A picture in another format is kept as a file, as in TensorBoard."""
+
+
+_KEPT = ("png", "webp")
+"""The formats whose pictures are shown as they are."""
 
 
 class UnreadablePictureError(Exception):
@@ -74,17 +78,29 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
         return extension, full.getvalue(), small
 
 
-@lru_cache(1 << 16)  # a run that grows has each picture looked at once
 def picture_extension(file: RunFile, form: str) -> str | None:
     """Return the extension that `full_and_small` gives, None where it raises or the file is gone."""
-    with contextlib.suppress(UnreadablePictureError), _opened(read_picture(file) or b"") as (picture, frames):
-        return _extension(picture, frames, form)[0]
+    try:
+        return _known_extension(file, form)
+    except FileNotFoundError:
+        return None
+    except OSError:  # the file server fails for a moment, so the picture counts as whole until it is asked for
+        return form if form in _KEPT else "png"
+
+
+@lru_cache(1 << 16)  # a run that grows has each picture looked at once
+def _known_extension(file: RunFile, form: str) -> str | None:
+    with open_file(file) as source:
+        data = source.read(_LARGEST_PICTURE + 1)
+    if len(data) <= _LARGEST_PICTURE:
+        with contextlib.suppress(UnreadablePictureError), _opened(data) as (picture, frames):
+            return _extension(picture, frames, form)[0]
     return None
 
 
 def _extension(picture: Image, frames: int, form: str) -> tuple[str, bool]:
     """Return the extension of the full picture, and if that is the file as it is."""
-    if form in ("png", "webp") or picture.format == "PNG":
+    if form in _KEPT or picture.format == "PNG":
         return form if form == "webp" else "png", True
     return "webp" if frames > 1 else "png", False
 

@@ -193,11 +193,8 @@ class Database:
     # Looking things up
 
     def experiment(self, name: str) -> Experiment | None:
-        """Return the experiment of this name, deleted or not, in the workspace that MLflow's client uses."""
-        if not self._has_workspaces:
-            return self._experiment("name = :value", name)
-        workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip() or "default"
-        return self._experiment("name = :value AND workspace = :workspace", name, workspace=workspace)
+        """Return the experiment of this name, deleted or not."""
+        return self._in_workspace("name = :value", name)
 
     def experiment_by_id(self, experiment_id: str) -> Experiment | None:
         """Return the experiment with this id."""
@@ -206,7 +203,14 @@ class Database:
     def experiment_with_tag(self, key: str, value: str) -> Experiment | None:
         """Return the oldest experiment, deleted or not, whose tag `key` is `value`."""
         condition = "experiment_id IN (SELECT experiment_id FROM experiment_tags WHERE key = :key AND value = :value)"
-        return self._experiment(condition, value, key=key)
+        return self._in_workspace(condition, value, key=key)
+
+    def _in_workspace(self, condition: str, value: str, **values: object) -> Experiment | None:
+        """Return the first experiment that meets `condition`, in the workspace that MLflow's client uses."""
+        if self._has_workspaces:
+            condition += " AND workspace = :workspace"
+            values["workspace"] = os.environ.get("MLFLOW_WORKSPACE", "").strip() or "default"
+        return self._experiment(condition, value, **values)
 
     def _experiment(self, condition: str, value: str | int, **values: object) -> Experiment | None:
         sql = "SELECT experiment_id, name, lifecycle_stage, artifact_location, creation_time FROM experiments WHERE "

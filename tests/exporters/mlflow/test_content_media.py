@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from bridge.exporters.mlflow import pictures
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
@@ -31,6 +33,28 @@ ROWS = [{"step": 0, "loss": 1.0}]
 def _images(store: Store) -> list[str]:
     """Return the names of all files of the image grid, without the ids at their ends."""
     return [path.rpartition("+bridge-")[0] + path[path.rindex(".") :] for path in store.files("images")]
+
+
+def test_a_picture_that_fails_to_be_read_once_counts_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that fails for a moment takes no picture out of a live view; what is gone or broken is left out."""
+    good, gif, broken = (tmp_path / name for name in ("a.png", "b.gif", "c.png"))
+    good.write_bytes(encoded("png"))
+    gif.write_bytes(encoded("gif", "red", "green"))
+    broken.write_bytes(encoded("png")[:40])
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "open_file", fail)
+        forms = [pictures.picture_extension(file_of(path), path.suffix[1:]) for path in (good, gif)]
+        assert forms == ["png", "png"]
+    forms = [pictures.picture_extension(file_of(path), path.suffix[1:]) for path in (good, gif, broken)]
+    assert forms == ["png", "webp", None]
+    file = file_of(good)
+    good.unlink()
+    gone = replace(file, mtime_ns=1)
+    assert pictures.picture_extension(gone, "png") is None
 
 
 def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: Path) -> None:

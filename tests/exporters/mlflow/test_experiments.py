@@ -8,9 +8,12 @@ import pytest
 
 from bridge.errors import UsageError
 from bridge.exporters.mlflow.address import Address
-from bridge.sync.export import export_runs
+from bridge.exporters.mlflow.facts import Tag
+from bridge.options import ContentOptions
+from bridge.sync.export import Options, export_runs
 from tests.deltas import make_model_run
 from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.database_help import open_database
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -80,6 +83,30 @@ def test_a_new_experiment_of_the_old_name_is_another_one(any_store: Store) -> No
     second = any_store.client.create_experiment(any_store.experiment)
     any_store.export(make_model_run(), ROWS)
     assert any_store.run().info.experiment_id == second
+
+
+def test_an_experiment_of_another_workspace_is_not_taken(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by its name nor by the tag with its first name: it belongs to another team."""
+    store = Store(sqlite_uri, experiment="digits")
+    store.export(make_model_run(), ROWS)
+    database = open_database(sqlite_uri)
+    looks = [lambda: database.experiment("digits"), lambda: database.experiment_with_tag(Tag.EXPERIMENT, "digits")]
+    assert [look() is not None for look in looks] == [True, True]
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team-b")
+    assert [look() for look in looks] == [None, None]
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_options_that_a_cursor_cannot_hold_are_wrong_usage(sqlite_uri: str, tmp_path: Path, count: int) -> None:
+    """MLflow cuts a tag that is too long without an error, and the run would be rebuilt by every export."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    content = ContentOptions(exclude_metrics=tuple(f"layers.{number:03}.grad_norm" for number in range(count)))
+    exporter = Store(sqlite_uri, experiment="digits").exporter()
+    if count == 200:
+        with pytest.raises(UsageError, match=r"take 4,821 characters"):
+            export_runs([tmp_path / "runs"], exporter, Options(content=content))
+    else:
+        assert export_runs([tmp_path / "runs"], exporter, Options(content=content)).exit_code == 0
 
 
 def test_links_name_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
