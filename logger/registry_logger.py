@@ -257,6 +257,8 @@ class RegistryLogger(CSVLogger):
 
         In another process the copy opens the directory again. In this process all copies share a writer.
         """
+        if self._experiment is not None:
+            self._writer.may_be_overtaken = True  # by a spawned child, for which the copy may be
         return {**self.__dict__, "_experiment": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

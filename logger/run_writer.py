@@ -84,6 +84,8 @@ def _one_at_a_time(method: _Method) -> _Method:
             return
         with self._lock:
             try:
+                if self.may_be_overtaken:
+                    self._catch_up()
                 method(self, *args, **kwargs)
             finally:
                 while self._put_off:
@@ -122,6 +124,9 @@ class RunWriter(SummaryWriterMethods):
 
     A start changes the run's status, end and heartbeat only if it is a *fit*: the first start of a directory is one,
     another becomes one with `begin_fit`, or with its first row outside of a Trainer's validate, test and predict.
+
+    A child process may continue the start, as in Lightning's strategy `ddp_fork`. `may_be_overtaken` is set where one
+    begins; if it wrote the run, the next call in this process goes on from what it left.
     """
 
     def __init__(self, settings: Settings, *, log_info: Callable[[str], None]) -> None:
@@ -135,16 +140,7 @@ class RunWriter(SummaryWriterMethods):
         self.released = False
         self.dropped_rows = 0
         self.warn = WarnOnce()
-        opened = open_directory(settings, warn=self.warn, log_info=log_info)
-        self.media, self.session, self.stats, self.step = opened.media, opened.session, opened.stats, opened.step
-        self._sidecar, self._metrics_file, self._hparams = opened.sidecar, opened.metrics, opened.hparams
-        self._summary = opened.summary
-        document = self._sidecar.document
-        self._entry = document.sessions[self.session]
-        if opened.first:
-            self._entry.fit, document.status, document.ended_at = True, "running", None
-        self.status, self.ended_at, self.checkpoint = document.status, document.ended_at, document.checkpoint_path
-        self._before_fit: _BeforeFit | None = None
+        self.may_be_overtaken = False
         self._lock = threading.RLock()
         self._put_off: list[Callable[[], None]] = []
         self._json_lock = threading.Lock()
@@ -153,9 +149,23 @@ class RunWriter(SummaryWriterMethods):
         self._buffer: list[Row] = []
         self._waiting_values = 0
         self._error = ""
+        self._open(log_info)
         self._write_state(self._snapshot())
         self._beat()
         self._timer = self._new_timer()
+
+    def _open(self, log_info: Callable[[str], None]) -> None:
+        """Take over the state of the run from its directory. Raises OSError."""
+        opened = open_directory(self.settings, warn=self.warn, log_info=log_info)
+        self.media, self.session, self.stats, self.step = opened.media, opened.session, opened.stats, opened.step
+        self._metrics_file, self._hparams, self._summary = opened.metrics, opened.hparams, opened.summary
+        document = opened.sidecar.document
+        self._entry = document.sessions[self.session]
+        if opened.first:
+            self._entry.fit, document.status, document.ended_at = True, "running", None
+        self.status, self.ended_at, self.checkpoint = document.status, document.ended_at, document.checkpoint_path
+        self._before_fit: _BeforeFit | None = None
+        self._sidecar = opened.sidecar  # the last, so that a Ctrl-C lets `_catch_up` begin anew
 
     @classmethod
     def open(
@@ -409,11 +419,27 @@ class RunWriter(SummaryWriterMethods):
             self._flush()
             if time.monotonic() < self._json_at:
                 return
+            if self.may_be_overtaken and self._sidecar.is_overtaken(self.settings.token):
+                return  # the child writes them
             state = self._snapshot()
         finally:
             self._lock.release()
         with self._retry_later():
             self._write_state(state)  # without the lock: the training does not wait for the disk
+
+    def _catch_up(self) -> None:
+        """Bring the rows to disk and read the run again, if a child wrote it meanwhile."""
+        if self._sidecar.is_overtaken(self.settings.token):
+            rows = len(self._buffer)
+            self._flush()
+            if self._buffer:
+                return  # the disk refuses them; the next call tries again
+            with self._json_lock, self._retry_later():
+                self._metrics_file.close()
+                self._open(lambda _: None)
+                self._written = self._version
+                self._version += rows > 0
+        self.may_be_overtaken = False
 
     def _changed(self) -> None:
         self._version += 1
@@ -557,7 +583,13 @@ def _forget_writers() -> None:
     _writers.__init__()  # type: ignore[misc]
 
 
-os.register_at_fork(after_in_child=_forget_writers)
+def _expect_children() -> None:
+    """Let each writer look, at its next use, whether a forked child wrote its run. Most children load data."""
+    for writer in list(_writers.by_directory.values()):
+        writer.may_be_overtaken = True
+
+
+os.register_at_fork(after_in_parent=_expect_children, after_in_child=_forget_writers)
 
 
 def _now() -> float:

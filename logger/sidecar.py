@@ -233,6 +233,16 @@ class SidecarFile:
                 self._seen = state.st_ino, state.st_mtime_ns, state.st_size
                 return
 
+    def is_overtaken(self, token: str) -> bool:
+        """Return whether another process that continues the start `token`, a child, wrote newer state than `document`.
+
+        An edit does not count. Costs one `stat` if the file is as this process left it.
+        """
+        held = None if self._state() == self._seen else read_sidecar(self.path.parent)
+        if held is None or not held.sessions or held.sessions[-1].id != token:
+            return False
+        return (held.updated_at or 0.0) > (self.document.updated_at or 0.0)
+
     def _take_over_edits(self) -> None:
         try:
             edited = self._read()

@@ -1,4 +1,7 @@
-"""Train in two processes on the CPU, with an image from every rank: `python ddp_program.py RUN_DIR STRATEGY`."""
+"""Train in two processes on the CPU: `python ddp_program.py RUN_DIR STRATEGY`.
+
+Every rank logs an image, and the first process logs before and after the training.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,11 @@ def log_rank(model: Any, batch: int) -> None:
 def main(run_dir: str, strategy: str) -> None:
     warnings.simplefilter("ignore")
     logger = RegistryLogger(run_dir, "r1", on_existing="new")
+    logger.log_hyperparams({"seed": 1})
     fit = trainer(lightning.pytorch, logger, strategy=strategy, devices=2, max_epochs=1)
     rows = DataLoader(TensorDataset(torch.randn(8, 4)), batch_size=1)
     fit.fit(small_model(lightning.pytorch, each_step=log_rank), rows, rows)
+    logger.log_metrics({"final": 1.0})
     print(f"rank {fit.global_rank} of {fit.world_size} in process {os.getpid()} is done")
 
 

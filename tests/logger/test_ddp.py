@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_two_processes_write_one_run(tmp_path: Path, heaviest: Zygote, strategy: str) -> None:
-    """Each row and image is there once, in one session, with a forked and a started second process."""
+    """Each row and image is there once, in one session, with a forked and a started second process.
+
+    What the first process logged before the training and logs after it is there too.
+    """
     run_dir = tmp_path / "run"
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ranks}
@@ -31,12 +34,15 @@ def test_two_processes_write_one_run(tmp_path: Path, heaviest: Zygote, strategy:
     assert [(row["step"], "loss" in row, "val" in row) for row in rows] == [
         *[(str(step), True, False) for step in range(4)],
         ("3", False, True),
+        ("4", False, False),
     ]
     assert [(event["step"], event["path"]) for event in media(run_dir)] == [
         (step, f"media/rank/{step:08d}_0.png") for step in range(4)
     ]
     found = sidecar(run_dir)
-    assert (found["status"], len(found["sessions"]), found["hparams"]) == ("completed", 1, {"width": 4})
+    assert (found["status"], len(found["sessions"]), found["hparams"]) == ("completed", 1, {"seed": 1, "width": 4})
+    assert found["summary"].keys() >= {"loss", "val", "final"}
+    assert found["checkpoint_path"]
     assert summary(run_dir)["metrics"]["loss"]["count"] == 4
     names = "checkpoints heartbeat hparams.yaml media media.jsonl metrics.csv sidecar.json summary.json"
     assert sorted(path.name for path in run_dir.iterdir()) == names.split()

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import logger as package_logger
 from logger import RegistryLogger
 from tests.logger.models import data, evaluate, fit, small_model, trainer
-from tests.logger.rows import in_child, read_rows, sidecar, steps, summary, without_time
+from tests.logger.rows import edit_sidecar, in_child, read_rows, sidecar, steps, summary, without_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,6 +196,17 @@ def test_copies_share_one_writer(logger: RegistryLogger, copies: Any) -> None:
     assert (other.run_id, other.save_dir, other.experiment) == (logger.run_id, logger.save_dir, logger.experiment)
     assert steps(logger.run_dir) == [0, 1, 2]
     assert len(sidecar(logger.run_dir)["sessions"]) == 1
+
+
+def test_a_pickled_logger_may_write_the_run_elsewhere(logger: RegistryLogger) -> None:
+    """After it was pickled for a spawned child the logger goes on from the newer state that it finds."""
+    logger.log_hyperparams({"seed": 1})
+    pickle.dumps(logger)
+    child = {"hparams": {"seed": 1, "lr": 0.1}, "updated_at": sidecar(logger.run_dir)["updated_at"] + 1}
+    edit_sidecar(logger.run_dir, **child)
+    logger.finalize("success")
+    found = sidecar(logger.run_dir)
+    assert (found["status"], found["hparams"]) == ("completed", child["hparams"])
 
 
 def _log_pickled(pickled: bytes, strange: bool) -> None:

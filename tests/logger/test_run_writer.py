@@ -159,6 +159,56 @@ def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str
     assert len(sidecar(tmp_path)["sessions"]) == 1
 
 
+def _train(settings: Settings) -> None:
+    writer = open_writer(settings)
+    for step in range(3):
+        writer.log_metrics({"acc": step / 2}, step)
+    writer.log_hparams({"lr": 0.1})
+    writer.set_checkpoint("/best.ckpt")
+    writer.finalize("completed")
+
+
+@pytest.mark.parametrize("tick", [False, True])
+@pytest.mark.parametrize("late", ["", "a row", "an end"])
+def test_a_parent_goes_on_from_what_its_child_wrote(tmp_path: Path, late: str, tick: bool) -> None:
+    """A parent that opened the run before its child trained in it keeps the child's state, whatever it does then."""
+    writer = start(tmp_path)
+    writer.log_hparams({"seed": 1})
+    writer.log_metrics({"before": 1.0}, 0)
+    writer.save()
+    in_child(_train, writer.settings)
+    if tick:
+        writer.on_timer()
+    if late == "a row":
+        writer.log_metrics({"test": 4.0})
+    elif late == "an end":
+        writer.finalize("failed")
+    writer.release()
+    found, held = sidecar(tmp_path), summary(tmp_path)
+    assert (found["hparams"], found["checkpoint_path"]) == ({"seed": 1, "lr": 0.1}, "/best.ckpt")
+    assert found["summary"] == {"before": 1.0, "acc": 1.0} | ({"test": 4.0} if late == "a row" else {})
+    assert found["status"] == ("failed" if late == "an end" else "completed")
+    assert (held["metrics"]["acc"]["count"], held["step"], held["rows"]) == (
+        3,
+        steps(tmp_path)[-1],
+        len(steps(tmp_path)),
+    )
+    assert steps(tmp_path) == [0, 0, 1, 2] + [3] * (late == "a row")
+    assert len(found["sessions"]) == 1
+
+
+def test_a_fork_that_writes_nothing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the fork of a data loader's worker the run is not read again, even if a person edited it."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    monkeypatch.setattr(run_writer, "open_directory", None)
+    in_child(os.getpid)
+    edit_sidecar(tmp_path, notes="mine")
+    writer.log_metrics({"a": 2.0}, 1)
+    writer.finalize("completed")
+    assert (steps(tmp_path), sidecar(tmp_path)["notes"]) == ([0, 1], "mine")
+
+
 def _in_the_background(writer: RunWriter) -> None:
     (writer.run_dir / "heartbeat").unlink()
     writer.log_metrics({"a": 2.0}, 1)
