@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HPARAMS_NAME = "hparams.yaml"
+MAX_FLAT_BYTES = 4 << 20
+"""Bytes of hyperparameters in the sidecar: nobody reads one of more than 8 MiB, which holds other things too."""
+
 _MAX_YAML_VALUES = 1_000_000
 """Values in a YAML file, where an alias counts as often as it is used: a short file could otherwise fill the memory."""
 
@@ -42,13 +46,15 @@ class Hparams:
     """What was logged as hyperparameters, in this start of the run and in those before.
 
     A top-level key that is logged again replaces what it held; others stay. `nested` goes to hparams.yaml, `flat` to
-    the sidecar: what `nested` holds, and what an earlier sidecar held beside it or with other values.
+    the sidecar: what `nested` holds, and what an earlier sidecar held beside it or with other values. `left_out` names
+    what is too large for the sidecar.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.nested: dict[str, Any] = {}
         self.flat: dict[str, Plain] = {}
+        self.left_out: list[str] = []
 
     def resume(self, flat: object) -> bool:
         """Take over hparams.yaml and the sidecar's `flat`; false where there is a hparams.yaml that cannot be read."""
@@ -60,7 +66,8 @@ class Hparams:
         except ValueError:
             return False
         self.nested = loaded if isinstance(loaded, dict) else {}
-        self.flat = self.flat or flatten(self.nested).values
+        if not self.flat:
+            self._set_flat(flatten(self.nested).values, {})
         return True
 
     def update(self, params: object) -> tuple[tuple[str, str], ...]:
@@ -80,10 +87,23 @@ class Hparams:
         # New objects, no changes in place: a thread may be writing the old ones.
         self.nested = {**self.nested, **new}
         flat = flatten(self.nested)
-        self.flat = {**flat.values, **kept}
+        self._set_flat(flat.values, kept)
         text = yaml.dump(self.nested, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
         replace_file(self.path, text)
         return flat.renamed
+
+    def _set_flat(self, values: dict[str, Plain], kept: dict[str, Plain]) -> None:
+        """Make `flat` of `values`, which hparams.yaml holds too and the largest of which are left out, and `kept`."""
+        flat = {**values, **kept}
+        sizes = {key: len(json.dumps({key: strict(value)}, default=str)) + 4 for key, value in flat.items()}
+        total, self.left_out = sum(sizes.values()), []
+        for key in sorted(values.keys() - kept.keys(), key=lambda key: (-sizes[key], key)):
+            if total <= MAX_FLAT_BYTES:
+                break
+            total -= sizes[key]
+            self.left_out.append(key)
+            del flat[key]
+        self.flat = flat
 
 
 class _Dumper(yaml.SafeDumper):

@@ -150,6 +150,7 @@ class RunWriter(SummaryWriterMethods):
         self._waiting_values = 0
         self._error = ""
         self._open(log_info)
+        self._warn_of_large_hparams()
         self._write_state(self._snapshot())
         self._beat()
         self._timer = self._new_timer()
@@ -274,6 +275,7 @@ class RunWriter(SummaryWriterMethods):
         with self._retry_later():
             for key, name in self._hparams.update(params):
                 self.warn(f"hparam {key}", f"Two hyperparameters are called {key!r}; one is kept as {name!r}.")
+        self._warn_of_large_hparams()
         self._changed()
         self._write_json()
 
@@ -529,6 +531,15 @@ class RunWriter(SummaryWriterMethods):
         if missing:
             what = "1 row" if missing == 1 else f"{missing:,} rows"
             self.warn("unwritten rows", f"{what} of {self.run_dir} could not be written: {self._error}")
+
+    def _warn_of_large_hparams(self) -> None:
+        names = self._hparams.left_out
+        if names:
+            some = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
+            self.warn(
+                f"large hparams {some}",
+                f"The sidecar would be too large, so only {self._hparams.path} holds the hyperparameters {some}.",
+            )
 
     def _stop(self) -> None:
         self._stop_timer()

@@ -16,7 +16,9 @@ import torch
 import yaml
 from lightning.fabric.utilities.data import AttributeDict
 
+from bridge.files import LARGEST_JSON
 from bridge.rundir import read_run
+from logger import hparams
 from logger.hparams import load_yaml
 from logger.run_writer import RegistryLoggerWarning
 from logger.values import ClassName
@@ -55,6 +57,26 @@ def test_keys_that_collide_over_several_calls_are_all_kept(
     assert sidecar(tmp_path)["hparams"] == flat | {"z": 1}
     (tmp_path / "sidecar.json").write_text('{"run_id": "r"}')
     assert dict(read_run(tmp_path).params) == flat | {"z": 1}
+
+
+def test_the_largest_hyperparameters_are_left_out_of_a_sidecar_that_nobody_could_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond half of what readers accept, hparams.yaml alone holds the largest values, and a warning names them."""
+    assert 2 * hparams.MAX_FLAT_BYTES == LARGEST_JSON
+    monkeypatch.setattr(hparams, "MAX_FLAT_BYTES", 300)
+    writer = start(tmp_path)
+    with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml .* 'files', 'data\.more'"):
+        writer.log_hparams({"lr": 0.1, "data": {"more": "m" * 301, "name": "n" * 200}, "files": ["f" * 20] * 20})
+    writer.log_hparams({"seed": 1})
+    writer.release()
+    small = {"lr": 0.1, "data.name": "n" * 200}
+    assert sidecar(tmp_path)["hparams"] == small | {"seed": 1}
+    assert load_yaml((tmp_path / "hparams.yaml").read_bytes())["files"] == ["f" * 20] * 20
+    edit_sidecar(tmp_path, hparams={})  # as if all were large
+    with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml .* 'files', 'data\.more'"):
+        start(tmp_path).release()
+    assert sidecar(tmp_path)["hparams"] == small | {"seed": 1}
 
 
 def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
