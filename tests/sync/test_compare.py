@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
 from bridge.options import ContentOptions
-from bridge.sync.compare import FIRST, Findings, compare_facts, compare_media, compare_series
+from bridge.sync.compare import FIRST, Findings, compare_facts, compare_media, compare_metric, compare_series
 from tests.pictures import png
 
 if TYPE_CHECKING:
@@ -94,6 +94,16 @@ def test_values_and_times_are_as_exact_as_the_target_declares(
 ) -> None:
     """A target must hold the nearest number and time that it can, and no other."""
     assert compared(expected, expected if there is None else there, capabilities).count == count
+
+
+@pytest.mark.parametrize(("deleted", "step", "count"), [(0, 7, 3), (4, 7, 0), (4, 3, 3)])
+def test_the_latest_point_may_be_of_a_deleted_event_file(deleted: int, step: int, count: int) -> None:
+    """It is at a later step then: a job that went back has a newer file with lower steps. Else it is a difference."""
+    own, kept = [(0, 0.5), (5, 0.3)], [(0, 0.5), (5, 0.3), (7, 0.1)]
+    held = TargetContent(series={"m": series(kept)}, last={"m": series([(step, 0.1)])})
+    out = Findings(EXACT, deleted=deleted)
+    compare_metric(series(own), {"m"}, held, ContentOptions(), out)
+    assert len([one for one in out.first if "last" in one.what]) == count
 
 
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
