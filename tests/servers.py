@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -12,6 +11,8 @@ import sys
 import time
 import urllib.request
 from typing import IO, TYPE_CHECKING
+
+from bridge.locks import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,8 +80,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name
     """Yield the folder that all processes of a test run share, for a `name` to one of them at a time."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(shared / f"{name}.lock"):
         yield shared
 
 
