@@ -13,7 +13,8 @@ import msgspec
 from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortened
 from bridge.model import Run, Status, fitting
 from bridge.rundir.discover import lstat
-from bridge.rundir.run import ENDED, run_name
+from bridge.rundir.run import run_name
+from bridge.rundir.times import ENDED
 from logger.sidecar import SessionEntry, Sidecar, Summary
 from logger.values import restore_number, strict
 

@@ -51,14 +51,14 @@ _READING = (
     ),
     Mutant(
         "a stopped heartbeat is not noticed",
-        "bridge/rundir/run.py",
+        "bridge/rundir/times.py",
         'return Status.KILLED if word == "running" else Status.UNKNOWN',
         'return Status.RUNNING if word == "running" else Status.UNKNOWN',
         ("tests/rundir/test_golden.py",),
     ),
     Mutant(
         "a killed run ends when it began",
-        "bridge/rundir/run.py",
+        "bridge/rundir/times.py",
         "return max(life.last if life.last is not None else start, start), not life.stated",
         "return start, not life.stated",
         ("tests/rundir/test_golden.py",),
