@@ -141,7 +141,7 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def running(self) -> bool:
-        """Return if the run is shown as running."""
+        """Return whether the run is shown as running."""
         return self.status is Status.RUNNING
 
     @property
@@ -283,7 +283,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     where the cursor ends (`EventTable.marks`).
 
     Of media.jsonl it covers `media_lines` lines, which end at byte `media_offset`; `media_digest` is that of their
-    bytes. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
+    bytes. `stat` holds four numbers: size and mtime in nanoseconds of metrics.csv, then of media.jsonl; 0 for no file.
 
     `content` are the options that the target was made with (`ContentOptions.differences()`). `sent` holds, by a key of
     the exporter's, what was last sent of names, notes, tags ..., usually as a digest. The entries of `sent_facts`
@@ -424,14 +424,15 @@ class DeltaKind(StrEnum):
     APPEND = "append"
     """New rows or media lines that follow what the cursor covers."""
     REWIND = "rewind"
-    """New rows or media lines that overlap what the cursor covers."""
+    """New rows at or before the last step of their metric, so that points of the target must be replaced."""
     CHANGED = "changed"
-    """The run directory no longer holds what the cursor covers."""
+    """The run directory no longer holds what the cursor covers, or media that the target has no longer count."""
 
 
 class Delta(msgspec.Struct, frozen=True, eq=False):
     """New content of a run directory past a cursor, up to a limit.
 
+    `before` is the cursor that the delta follows; None if there was none, and in all deltas that `read_whole` yields.
     `blocks` and `media` are the points and pictures to add. `after` is the cursor once they are in the target;
     exporters add their own `sent` and `extra`. `more`: a limit cut the delta short, and the next one goes on at
     `after`. `replace_from` is for a rewind in a target that replaces points: the target deletes its points at this step

@@ -220,7 +220,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
         return {metric: 1 if direction == "max" else -1 for metric, _, direction in parts}
 
     def wants(self, metric: str) -> bool:
-        """Return if the globs choose the metric of this name."""
+        """Return whether the globs choose the metric of this name."""
         if self.metrics and not any(fnmatchcase(metric, glob) for glob in self.metrics):
             return False
         return not any(fnmatchcase(metric, glob) for glob in self.exclude_metrics)

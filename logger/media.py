@@ -54,8 +54,8 @@ class Encoded:
     fps: float | None = None
 
 
-class MediaFile:
-    """The media of one run directory.
+class MediaWriter:
+    """Stores media files below `media/`, and appends their lines to media.jsonl.
 
     A torn last line of media.jsonl is cut off, so that it cannot swallow the next one.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from logger.csv_file import MetricsFile, read_records
 from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
-from logger.media import MediaFile
+from logger.media import MediaWriter
 from logger.session import other_process, session_entry
 from logger.sidecar import (
     SCHEMA_VERSION,
@@ -100,7 +100,7 @@ class OpenedRun:
 
     sidecar: SidecarFile
     metrics: MetricsFile
-    media: MediaFile
+    media: MediaWriter
     hparams: Hparams
     summary: dict[str, Any]
     stats: dict[str, MetricStats]
@@ -162,7 +162,7 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
         log_info(f"{run_dir} is resumed: it holds {rows}{last}.")
         if other is not None:
             warn("another process", other)
-    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, summary, stats, step, session, first=not existed)
+    return OpenedRun(sidecar, metrics, MediaWriter(run_dir), hparams, summary, stats, step, session, first=not existed)
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:

@@ -53,9 +53,9 @@ class RegistryLogger(CSVLogger):
 
     A directory that holds a run is resumed by default: its rows, its statistics and people's edits stay.
     `on_existing="new"` renames the old run aside when the new one is first written, `"error"` raises FileExistsError at
-    once. `run_id` identifies the run; `tags`, `notes` and `display_name` are those it begins with. Rows are on disk
-    after every `flush_logs_every_n_steps` of them, and whenever the Trainer saves. `time_column` is the column with
-    each row's time (None: no times); `prefix` stands before every metric's name.
+    once. `run_id` identifies the run; `tags`, `notes` and `display_name` are those it begins with. Rows are written
+    after every `flush_logs_every_n_steps` of them, whenever the Trainer saves, and within seconds in any case.
+    `time_column` is the column with each row's time (None: no times); `prefix` stands before every metric's name.
 
     Nothing is written before the first use, and nothing at all on ranks other than zero.
     """

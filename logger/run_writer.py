@@ -132,7 +132,7 @@ class RunWriter(SummaryWriterMethods):
     def __init__(self, settings: Settings, *, log_info: Callable[[str], None]) -> None:
         """Open the directory of `settings` and write its sidecar. Raises OSError if the disk refuses.
 
-        Call `open_writer` instead: it returns the writer that this process already has.
+        Call `RunWriter.open` instead: it returns the writer that this process already has.
         """
         self.settings = settings
         self.run_dir = settings.run_dir

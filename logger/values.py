@@ -144,7 +144,7 @@ def whole_number(cell: str) -> int | None:
 
 
 def is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
-    """Return if `cells`, below the header `columns` of metrics.csv, are another header line.
+    """Return whether `cells`, below the header `columns` of metrics.csv, are another header line.
 
     All of them are filled, one is `step`, and there is no number in the step's place.
     """

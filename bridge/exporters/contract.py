@@ -179,10 +179,11 @@ class Target(Protocol):
     def apply(self, delta: Delta) -> Applied:
         """Add `delta` and the run's facts (name, status, times, params, tags, notes) to the target.
 
-        After this call returns, a kill undoes nothing. A power cut may, if `Exporter.cursors` notices that afterwards.
-        Create the target if it does not exist. Write data first and the cursor `delta.after` second, or both in one
-        transaction. Applying a delta twice has the same result as applying it once. A delta of kind SAME carries
-        facts only. The fields `sent` and `extra` of a cursor belong to the exporter: it fills them in here.
+        After this call returns (in a `batch`: after its end), a kill undoes nothing. A power cut may, if
+        `Exporter.cursors` notices that afterwards. Create the target if it does not exist. Write data first and the
+        cursor `delta.after` second, or both in one transaction. Applying a delta twice has the same result as applying
+        it once. A delta of kind SAME carries facts only. The fields `sent` and `extra` of a cursor belong to the
+        exporter: it fills them in here.
 
         Raise TargetError, after which nothing is remembered of this call. Raise RebuildNeededError, with the target
         unchanged, if only a new target can hold what is new, for example a changed param in MLflow.
@@ -197,7 +198,7 @@ class Target(Protocol):
         ...
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """Return what the target holds, found by the reader that people use (TensorBoard's loader, MLflow's API).
+        """Return what the target holds, decoded as the UI of the target decodes it.
 
         With `only`, names of metrics as the run logged them, other series may be left out. Raise TargetError if the
         content cannot be read, or is not what was written (a wrong checksum).

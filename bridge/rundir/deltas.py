@@ -127,8 +127,9 @@ def _read_past(run: Run, cursor: Cursor | None, content: ContentOptions, options
         first, begin = state.rows, state.offset
         rows: list[Rows] = []
         more = False
-        for part, more in _by_weight(_parts(state, table, options), options.limit):
-            if more:
+        for part, begins_next in _by_weight(_parts(state, table, options), options.limit):
+            if begins_next:
+                more = True
                 break
             rows.append(part)
         remember = _estimate_times(state, table, rows, cursor, more=more)
@@ -207,8 +208,9 @@ def _with_overlap(
     """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if points must be replaced.
 
     `last_points` are those of the metrics before these rows. If late points come at or before their steps, the earlier
-    rows are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
-    If not all fit and more rows follow some that go back, it holds none yet.
+    rows are read again. A REWIND holds all points from the lowest changed step on. If they do not all fit into memory,
+    it holds those of the lowest steps and sets `after.replacing`, where the next delta goes on. While later rows may go
+    back once more it holds no points, since they would be replaced a second time.
     """
     first = rows[0].first if rows else state.rows
     replacing = delta.before.replacing if delta.before is not None else None
@@ -223,7 +225,7 @@ def _with_overlap(
     blocks = delta.blocks
     replaced = Replaced(session_starts(state.run, table), first)
     added: list[Block] = []
-    # All points at the lowest steps at which some change, and the step that follows these.
+    # The first group of steps in which a point changes: all its points, and the step at which the next group begins.
     lowest: list[Block] = []
     following: int | None = None
     steps = [int(block.step.min()) for block in blocks] + [step for step in (replacing,) if step is not None]

@@ -55,7 +55,7 @@ _NUMBERS = re.compile(r"(\d+)")
 
 
 def is_event_file(name: str) -> bool:
-    """Return if a file of this name holds events."""
+    """Return whether a file of this name holds events."""
     return "tfevents" in name and not name.endswith(".profile-empty")
 
 
@@ -93,7 +93,7 @@ def _folder_prefix(tag: str) -> str:
 
 
 def holds_points(folder: str, names: Iterable[str]) -> bool:
-    """Return if an event file among `names` holds a point other than the placeholder, or was written just now."""
+    """Return whether an event file among `names` holds a point other than the placeholder, or was written just now."""
     return any(
         time.time() - file.mtime_ns / 1e9 < FRESH or any(len(_points(batch)) for batch in _batches(file))
         for file in _own_files(folder, names)
@@ -218,7 +218,7 @@ class EventTable:
         return self._files[file].path.name
 
     def goes_back(self, offset: int) -> bool:
-        """Return if byte `offset` is in a file that comes before the file of an earlier byte."""
+        """Return whether byte `offset` is in a file that comes before the file of an earlier byte."""
         files = [file for file, begin, end, start in self._parts if start <= offset and begin < end]
         return files[-1] < max(files)
 

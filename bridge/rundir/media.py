@@ -106,10 +106,10 @@ def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int
     The rows between them were read. Rows before them are read if there are new pictures. All pictures are new where the
     pictures of `cursor` do not go as far as its rows, because they could not be stored.
     """
-    is_even = cursor is not None and cursor.media_offset == cursor.offset
-    covered = begin if is_even else 0
-    found = MediaDelta(lines=cursor.media_lines if cursor is not None and is_even else 0, offset=end)
-    if begin and (not is_even or any(at >= begin for at, *_ in table.pictures(end))):
+    media_kept_up = cursor is not None and cursor.media_offset == cursor.offset
+    covered = begin if media_kept_up else 0
+    found = MediaDelta(lines=cursor.media_lines if cursor is not None and media_kept_up else 0, offset=end)
+    if begin and (not media_kept_up or any(at >= begin for at, *_ in table.pictures(end))):
         for _ in table.rows(stop=begin):
             pass
     pictures = table.pictures(end)
@@ -123,8 +123,8 @@ def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int
 
 
 def _picture_event(number: int, session: int, file: RunFile, picture: Picture) -> MediaEvent:
-    then = parse_time(picture.time)
-    mtime_ns = file.mtime_ns if then is None else int(then * 1e9)
+    seconds = parse_time(picture.time)
+    mtime_ns = file.mtime_ns if seconds is None else int(seconds * 1e9)
     return MediaEvent(
         line=number,
         tag=shortened(clean(picture.tag)),
@@ -134,20 +134,20 @@ def _picture_event(number: int, session: int, file: RunFile, picture: Picture) -
         path=f"{file.path.name}:{picture.offset}",
         file=RunFile(file.path, picture.size, mtime_ns, picture.offset),
         format="",
-        time=then or 0.0,
-        is_time_known=then is not None,
+        time=seconds or 0.0,
+        is_time_known=seconds is not None,
         session=session,
     )
 
 
 def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaEvent], covered: int) -> None:
     """Put into `found` the events that count and are new, and if one of the first `covered` no longer counts."""
-    now = _counting(events)
-    then = _counting(event for event in events if event.line < covered)
-    found.notices += _shared_file_notices(now, covered)
-    known, kept = set(then), set(now)
-    found.events = tuple(_with_files(run, [event for event in now if event not in known], found.notices))
-    gone = [event for event in then if event not in kept]
+    counting = _counting(events)
+    counted_before = _counting(event for event in events if event.line < covered)
+    found.notices += _shared_file_notices(counting, covered)
+    known, kept = set(counted_before), set(counting)
+    found.events = tuple(_with_files(run, [event for event in counting if event not in known], found.notices))
+    gone = [event for event in counted_before if event not in kept]
     if gone:
         first = gone[0]
         found.superseded = (

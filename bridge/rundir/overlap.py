@@ -1,9 +1,9 @@
 """Apply the overlap rule: which point of a metric counts if there are several at one step.
 
-Of the values at one step the last unbroken sequence of equal ones counts, with its first point; NaN equals NaN. Most
-files need no rule, since each step of a metric comes once and steps rise. `LastPoints` notices where that is not so.
-Then `resolve` sends the points step by step: it collects the rows of as many of the lowest steps as fit into memory,
-applies the rule, and goes on with the steps after them.
+The last value at a step counts. If it was logged several times in a row, the row in which this sequence began counts:
+of 1, 2, 2 the first 2. NaN equals NaN. Most files need no rule, since each step of a metric comes once and steps rise.
+`LastPoints` notices where that is not so. Then `resolve` sends the points step by step: it collects the rows of as many
+of the lowest steps as fit into memory, applies the rule, and goes on with the steps after them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec.structs import replace as with_fields
+from msgspec.structs import replace
 
 from bridge.model import Block
 
@@ -245,7 +245,7 @@ class StepRange:
     high: int | None = None
 
     def may_hold(self, least: int, greatest: int) -> bool:
-        """Return if rows with steps from `least` to `greatest` may have a step of this range."""
+        """Return whether rows with steps from `least` to `greatest` may have a step of this range."""
         return greatest >= self.low and (self.high is None or least < self.high)
 
     def of(self, block: Block) -> Block | None:
@@ -268,10 +268,10 @@ def resolve(
 ) -> Iterator[tuple[Iterator[Block], int | None]]:
     """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
 
-    `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks
-    that have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that
-    may be left, None with the last. A group has to be consumed before the next one is asked for. A block has at most
-    `most` points, unless it has one row. Replaced points are added to `replaced`.
+    `read(steps)` yields all blocks, in row order, that may have points in a range of steps. Where they do not fit,
+    `steps.high` is lowered while they are read, and `read` may leave out blocks that lie beyond it. With each group
+    comes the lowest step that may be left, None with the last. A group has to be consumed before the next one is asked
+    for. A block has at most `most` points, unless it has one row. Replaced points are added to `replaced`.
     """
     begin: int | None = low
     while begin is not None:
@@ -315,7 +315,7 @@ def _counting_so_far(held: list[Block], replaced: Replaced) -> Block:
     """
     whole = _merge(held)
     held.clear()
-    return with_fields(whole, present=counting(whole, replaced))
+    return replace(whole, present=counting(whole, replaced))
 
 
 def _by_step(block: Block, most: int) -> Iterator[Block]:

@@ -349,7 +349,7 @@ def _flat_params(tree: Mapping[str, Any], where: str, notices: list[Notice]) -> 
 
 
 def _fits(tree: Mapping[str, Any]) -> bool:
-    """Return if the flat form of `tree` stays within LARGEST_PARAMS.
+    """Return whether the flat form of `tree` stays within LARGEST_PARAMS.
 
     A nested name repeats the names above it, and an alias of YAML repeats what it stands for: both multiply.
     """

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec.structs import replace as with_fields
+from msgspec.structs import replace
 
 from bridge import rundir
 from bridge.errors import (
@@ -76,7 +76,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Return the content options of a run: those that were given, else those that its target keeps."""
         if self.given is None:
             return self.content
-        return with_fields(kept, **{name: getattr(self.content, name) for name in self.given})
+        return replace(kept, **{name: getattr(self.content, name) for name in self.given})
 
     def task(self, run: Run, state: TargetState) -> ExportTask:
         """Return what is to be done with one run."""
@@ -109,7 +109,7 @@ def export_runs(
     )
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
-    gathered = with_fields(gathered, warnings=(*gathered.warnings, *warnings))
+    gathered = replace(gathered, warnings=(*gathered.warnings, *warnings))
     return export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged, started=started)
 
 
@@ -236,7 +236,7 @@ def _export_all(
 
 
 def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask]]:
-    """Yield consecutive small tasks in batches of up to `most`, every other task alone."""
+    """Yield consecutive small tasks in batches of up to `most`, and each larger task alone."""
     batch: list[ExportTask] = []
     for task in tasks:
         is_small = task.backlog <= SMALL_RUN
@@ -290,7 +290,7 @@ def export_run(
         report = _RunExport(task, exporter, dry_run, moved).carry_out()
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         report = task.failed(error)
-    return with_fields(report, seconds=round(time.perf_counter() - started, 6))
+    return replace(report, seconds=round(time.perf_counter() - started, 6))
 
 
 @dataclass(slots=True)
@@ -318,7 +318,7 @@ class _RunExport:
             with suppress(ConflictError):
                 return self._attempt()
             run = self.task.run
-            self.task = with_fields(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
+            self.task = replace(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
             if not self.done.points:
                 self.action, self.reason = Action.UNCHANGED, ""
         return self._attempt()
@@ -329,7 +329,7 @@ class _RunExport:
         if state.error is not None:
             raise state.error
         run = as_sent(self.task.run, state.cursor)
-        self.task = with_fields(self.task, run=run)
+        self.task = replace(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return RunReport.of(run, action=Action.DELETED, reason=why, hint="--rebuild exports it again")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace as with_fields
+from msgspec.structs import replace
 
 from bridge.errors import TargetUnavailableError, UsageError
 from bridge.model import Status
@@ -110,7 +110,7 @@ class _Follower:
         present, absent = self._present_roots()
         gathered = gather(present, self.exporter, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.others if line.failed)
-        due = with_fields(
+        due = replace(
             gathered,
             runs=tuple(run for run in gathered.runs if self._is_due(run)),
             others=tuple(line for line in gathered.others if self.said.get(line.path) != line.reason),
@@ -156,7 +156,7 @@ class _Follower:
             (self.failed.add if line.failed else self.failed.discard)(path)
         self.said.update((folder.path, folder.reason) for folder in report.skipped)
         if news or report.skipped:
-            self.told(with_fields(report, runs=tuple(news), exit_code=0))
+            self.told(replace(report, runs=tuple(news), exit_code=0))
         return trouble
 
     def _read_if_moved(self, path: Path) -> Run:

@@ -1,9 +1,9 @@
 """Verify: read targets back and compare them, run by run, with their run directories.
 
-The run directory is read as an export reads it, up to the rows and media lines that the target's cursor covers. The
-target is read as people see it (`Target.read`). Both sides are compared as exactly as the target declares that it can
-hold values (`Capabilities`), by `bridge.sync.compare`. What the run directory has gained since the last export is
-*behind*, and no difference.
+The run directory is read by `rundir.read_points` up to the rows and media lines that the target's cursor covers. It
+shares the parser and the overlap rule with an export, but neither cursors nor rewinds. The target is read as people see
+it (`Target.read`). Both sides are compared as exactly as the target declares that it can hold values (`Capabilities`),
+by `bridge.sync.compare`. What the run directory has gained since the last export is *behind*, and no difference.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec.structs import replace as with_fields
+from msgspec.structs import replace
 
 from bridge import rundir
 from bridge.errors import counted
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CheckTask: TypeAlias = "tuple[Run, TargetState]"
 """A run to verify, with the state of its target."""
 
-SMALL_BYTES = 32 << 20
+READ_AT_ONCE_BYTES = 32 << 20
 """Bytes of metrics.csv up to which a run is compared at once. A larger one is compared in portions."""
 
 PORTION = 2_000_000
@@ -137,7 +137,7 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
             check = _Comparison(run, state, exporter, sample).compare(state.cursor)
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         check = _failed_check(run, error)
-    return with_fields(check, seconds=round(time.perf_counter() - started, 6))
+    return replace(check, seconds=round(time.perf_counter() - started, 6))
 
 
 def _failed_check(run: Run, error: Exception) -> RunCheck:
@@ -195,7 +195,7 @@ class _Comparison:
             points = 0
             for name in sorted(series):
                 points += compare_metric(series[name], own, held, content, self.out)
-            compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
+            compared = replace(compared, series=compared.series + len(series), points=compared.points + points)
             # While the next portion is read, this one must not take memory.
             del held, series, own
         if self.out.deleted:
@@ -216,7 +216,7 @@ class _Comparison:
 
         A small run has one portion, None, that stands for all metrics; its names are not known before it is read.
         """
-        if self.sample is None and cursor.offset <= SMALL_BYTES:
+        if self.sample is None and cursor.offset <= READ_AT_ONCE_BYTES:
             return (), [None]
         counts, _ = rundir.count_points(self.run, content, until=cursor)
         portions: list[list[str] | None] = []

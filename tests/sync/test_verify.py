@@ -133,7 +133,7 @@ def test_a_large_run_is_compared_in_portions(
             box.points["m6"][2][4] = 7.0
             box.points["mine"] = box.points["m0"]
     whole = check(path, exporter)
-    monkeypatch.setattr(verify, "SMALL_BYTES", 0)
+    monkeypatch.setattr(verify, "READ_AT_ONCE_BYTES", 0)
     monkeypatch.setattr(verify, "PORTION", 12)
     parts = check(path, exporter)
     assert (parts.compared.series, parts.compared.points, parts.compared.media) == (7, 35, 3)
@@ -142,12 +142,12 @@ def test_a_large_run_is_compared_in_portions(
     assert str(parts.verdict) == ("*" if damage else "=")
 
 
-@pytest.mark.parametrize("size", [verify.SMALL_BYTES, 0], ids=["small", "large"])
+@pytest.mark.parametrize("size", [verify.READ_AT_ONCE_BYTES, 0], ids=["small", "large"])
 def test_a_run_that_is_exported_meanwhile(
     tmp_path: Path, exporter: MemoryExporter, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A metric that another export brings while a run is verified is no difference."""
-    monkeypatch.setattr(verify, "SMALL_BYTES", size)
+    monkeypatch.setattr(verify, "READ_AT_ONCE_BYTES", size)
     path = make_run(tmp_path / "runs" / "a", ROWS)
     export_runs([path], exporter)
     opened = exporter.open

@@ -98,7 +98,7 @@ def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
 
 def test_files_are_read_once_for_all_portions(run: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose metrics are compared in portions has its images and other files read once."""
-    monkeypatch.setattr("bridge.sync.verify.SMALL_BYTES", 0)
+    monkeypatch.setattr("bridge.sync.verify.READ_AT_ONCE_BYTES", 0)
     monkeypatch.setattr("bridge.sync.verify.PORTION", 1)
     downloaded, download = [], MlflowApi.download
 

@@ -64,8 +64,8 @@ class _DeltaWork:
     - `files`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_checkpoints`).
     - `bests`: the keys of the metrics that `--best` added.
     - `odd_media`: true if some tags of media were renamed; MEDIA_FILE maps them back.
-    - `pending`: true if the artifact store failed, a number after exports at once (`RunUpdate.reopened`). The next
-      export sends the files.
+    - `pending`: true if the artifact store failed; a number if two exports wrote files at the same time
+      (`RunUpdate.reopened`). The next export sends the files.
     """
 
     delta: Delta
@@ -131,8 +131,8 @@ class DeltaWriter:
 
     def _check_leftovers(self, delta: Delta, cursor: Cursor) -> None:
         """Raise RebuildNeededError if a stopped export sent points or media that no longer count."""
-        # Before media are sent, the run is marked with the number of lines of media.jsonl. If fewer events count by
-        # now than there are such lines, some of the media that were sent do not count any more.
+        # Before media are sent, the run is marked with the number of lines of media.jsonl. If fewer events count now
+        # than lines were sent, some of the media already sent no longer count.
         are_sent = cursor.media_lines < int(self.found.tags.get(Tag.PENDING_MEDIA, 0))
         if are_sent and len(delta.media) < delta.after.media_lines - cursor.media_lines:
             raise RebuildNeededError("media that no longer count were sent by an export that was stopped")

@@ -51,7 +51,7 @@ _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 
 class MlflowExporter(Exporter):
-    """Replays runs into the MLflow at `tracking_uri`, by default where MLflow itself would write.
+    """Exports runs to the MLflow at `tracking_uri`, by default where MLflow itself would write.
 
     `experiment` names the experiment and may hold placeholders. `experiment_default` is for runs without a value for
     them. `database_uri` is the database behind a server, for points at full speed. Raise UsageError and

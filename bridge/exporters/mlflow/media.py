@@ -254,7 +254,7 @@ def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent
 
 
 def plain_media_path(event: MediaEvent) -> str:
-    """Return the path of a medium that is a plain artifact."""
+    """Return the path of a media file stored as a plain artifact."""
     extension = re.sub(r"\W", "", event.format) or "bin"
     name = f"{event.step:08d}_{event.index}.{'jpg' if extension == 'jpeg' else extension}"
     return f"media/{clean_tag(event.tag)}/{name}"
@@ -346,7 +346,7 @@ def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
 
 
 def is_sent(file: RunFile, sent: str | None) -> bool:
-    """Return if `file` was sent as it is now, by the signature of what was `sent`.
+    """Return whether `file` was sent as it is now, by the signature of what was `sent`.
 
     The content decides where only the mtime differs: copying a directory without its times changes nothing.
     """

@@ -150,7 +150,7 @@ _MOST_APART = 24.0
 
 
 def is_preview_of(small: Path, full: Path) -> bool:
-    """Return if `small` holds the first frame of `full` as `full_and_small` makes it small, or `full` is unreadable."""
+    """Return whether `small` holds the first frame of `full`, made small as here, or `full` is unreadable."""
     import numpy as np
 
     found, expected = _first_frame(small), _first_frame(full, _resized)

@@ -331,9 +331,9 @@ def artifact_uri(location: str, run_id: str) -> str:
 class SqliteBulk:
     """Inserts rows into a SQLite file by its driver's `executemany`.
 
-    SQLite has one writer at a time, and a waiting program looks again every 100 ms. So a transaction holds at most
-    `limit` rows. After the lock was held for `_HOLD_S`, and for most of the time, without a pause long enough for a
-    waiting MLflow server to find it, the next transaction waits that long first.
+    SQLite has one writer at a time, and a waiting program looks again every 100 ms. So a transaction inserts at most
+    `limit` rows of a rewind; other writes are small. After the lock was held for `_HOLD_S`, and for most of the time,
+    without a pause long enough for a waiting MLflow server to find it, the next transaction waits that long first.
     """
 
     limit: int | None = 100_000

@@ -393,11 +393,11 @@ class Database:
         return new
 
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
-        """Bring `update` into the run. In a batch a new run may wait.
+        """Bring `update` into the run. In a batch a new run only waits, and its errors come at the batch's end.
 
-        Durable on return, and all or nothing: one transaction compares the run's cursor tag with the expected one and
-        writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor differs.
-        Rows that exist already stay as they are.
+        Otherwise durable on return, and all or nothing: one transaction compares the run's cursor tag with the expected
+        one and writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor
+        differs. Rows that exist already stay as they are.
 
         A rewind of more points than a SQLite transaction may delete or insert takes several. All but the last set the
         interim cursor, which says that the target is incomplete.
@@ -451,7 +451,7 @@ class Database:
 
 
 def _write_one(run: RunTables, update: RunUpdate, *, again: bool) -> RunUpdate | None:
-    """Bring `update` into `run`, of a rewind as much as one transaction may. Return the rest, None if all is done."""
+    """Bring `update` into `run`; of a rewind, only what fits one transaction. Return the rest, None if all is done."""
     run.claim(update)
     cursor = run.tag(Tag.CURSOR)
     if again and cursor not in (None, update.expected_cursor) and cursor == update.tags.get(Tag.CURSOR):

@@ -164,20 +164,20 @@ def encode_rows(
     import google_crc32c
 
     step_widths = _varint_widths(steps)
-    # Records alike differ in time, step, values and checksum only, and their places have equal distances, which numpy
-    # fills faster.
-    is_even = bool(present.all() and (step_widths == step_widths[0]).all())
+    # Records of the same layout differ in time, step, values and checksum only, and their places have equal distances,
+    # which numpy fills faster.
+    same_layout = bool(present.all() and (step_widths == step_widths[0]).all())
     prefixes = [_value_prefix(tag) for tag in tags]
     sizes = np.array([len(prefix) + 4 for prefix in prefixes])
-    # (k, n), or (k, 1) for records alike: where each value ends, counted from the first value of its row.
-    ends = np.cumsum(sizes[:, None] * (present[:, :1] if is_even else present), axis=0)
+    # (k, n), or (k, 1) if all have one layout: where each value ends, counted from the first value of its row.
+    ends = np.cumsum(sizes[:, None] * (present[:, :1] if same_layout else present), axis=0)
     summaries = ends[-1].view(np.uint64)  # their lengths
     summary_widths = _varint_widths(summaries)
     # (n,): the places in the buffer at which each record begins, its first value begins, and the record ends.
     lengths = HEADER + 11 + step_widths + summary_widths + ends[-1] + FOOTER
     stops = np.cumsum(lengths)
     starts, firsts = stops - lengths, stops - FOOTER - ends[-1]
-    if is_even:
+    if same_layout:
         head = b"\x09" + bytes(8) + b"\x10" + bytes(int(step_widths[0])) + b"\x2a" + varint(int(summaries[0]))
         data = head + b"".join(prefix + bytes(4) for prefix in prefixes)
         record = np.frombuffer(header(len(data)) + data + bytes(FOOTER), dtype=np.uint8)
@@ -190,16 +190,16 @@ def encode_rows(
         size = np.dtype(kind).itemsize
         # One item for each byte at which one can begin.
         view: NDArray[Any] = np.ndarray((len(buffer) - size + 1,), kind, buffer.data, strides=(1,))
-        view[slice(places[0], places[-1] + 1, lengths[0]) if is_even else places] = items
+        view[slice(places[0], places[-1] + 1, lengths[0]) if same_layout else places] = items
 
     def put_varints(places: NDArray[np.int64], numbers: NDArray[np.uint64], widths: NDArray[np.int64]) -> None:
         """Write seven bits of each number into each byte, lowest first, with the high bit on all but the last."""
         for digit in range(int(widths.max())):
-            rows = slice(None) if is_even else np.flatnonzero(widths > digit)
+            rows = slice(None) if same_layout else np.flatnonzero(widths > digit)
             bits = (numbers[rows] >> np.uint64(7 * digit)).astype(np.uint8)
             put("u1", places[rows] + digit, np.where(widths[rows] > digit + 1, bits | 0x80, bits & 0x7F))
 
-    if not is_even:
+    if not same_layout:
         headers = b"".join(map(header, (lengths - HEADER - FOOTER).tolist()))
         put(f"V{HEADER}", starts, np.frombuffer(headers, f"V{HEADER}"))
         put("u1", starts + HEADER, 0x09)
@@ -209,10 +209,10 @@ def encode_rows(
     put_varints(starts + HEADER + 10, steps, step_widths)
     put("<f8", starts + HEADER + 1, times)
     for prefix, size, held, end, column in zip(prefixes, sizes.tolist(), present, ends, values, strict=True):
-        rows = slice(None) if is_even else np.flatnonzero(held)
+        rows = slice(None) if same_layout else np.flatnonzero(held)
         places = (firsts + end)[rows]
         put("<f4", places - 4, column[rows])
-        if not is_even:
+        if not same_layout:
             put(f"V{len(prefix)}", places - size, np.void(prefix))
     data = buffer.tobytes()
     messages = map(data.__getitem__, map(slice, (starts + HEADER).tolist(), (stops - FOOTER).tolist()))
@@ -245,8 +245,8 @@ class ScalarRows(msgspec.Struct, frozen=True, eq=False):
 def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
     """Yield the rows of an event file of `end` bytes that holds scalars. Raise what `read_record` raises.
 
-    TensorBoard's message reads the first of many records alike. The others are read like it, encoded again, and
-    compared byte by byte.
+    TensorBoard's message reads the first of many records of the same layout. The others are read like it, encoded
+    again, and compared byte by byte.
     """
     offset, most = 0, 64
     while offset < end:

@@ -130,7 +130,7 @@ class TensorBoardTarget:
             return self._write(deltas, held, fresh=True)
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
+        """Return what the event files hold, as TensorBoard decodes it. Raise TargetError if one is damaged or gone."""
         from bridge.exporters.tensorboard.readback import read_content
 
         return read_content(Path(self._folder), self._run, only=only)
