@@ -27,14 +27,9 @@ __version__: str
 # Loaded when first asked for, so that `import bridge` costs nothing. No name here is also a submodule of bridge:
 # importing that submodule would put the module in the function's place.
 _LAZY = {
-    "Registry": "bridge.registry",
     "RegistryLogger": "logger",
-    "RunRecord": "bridge.registry",
-    "export": "bridge.api",
-    "plan": "bridge.api",
-    "read_points": "bridge.api",
-    "verify": "bridge.api",
-    "open_registry": "bridge.registry",
+    **dict.fromkeys(("Registry", "RunRecord", "open_registry"), "bridge.registry"),
+    **dict.fromkeys(("export", "plan", "read_points", "verify"), "bridge.api"),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bridge.errors import BridgeError
-from bridge.options import ContentOptions, SelectionOptions, checked
+from bridge.options import CompareOptions, ContentOptions, SelectionOptions, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,12 +78,10 @@ def verify(
     `sample` compares only so many metrics of each run; with `strict` what was not exported yet counts as a difference.
     The other arguments and the errors are those of `export`.
     """
-    from bridge.sync.verify import VerifyOptions, verify_runs
+    from bridge.sync.verify import verify_runs
 
-    options = VerifyOptions(
-        selection=_selection(select), sample=sample, strict=strict, heartbeat_timeout=heartbeat_timeout
-    )
-    return verify_runs(_paths(runs), _exporter(to, target), options)
+    how = CompareOptions(sample=sample, strict=strict, heartbeat_timeout=heartbeat_timeout)
+    return verify_runs(_paths(runs), _exporter(to, target), how, selection=_selection(select))
 
 
 def read_points(

@@ -25,10 +25,6 @@ class BridgeError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Return what pickles the error with its hint, so that it can cross process borders."""
-        return (_rebuild, (type(self), self.message, self.hint))
-
 
 class UsageError(BridgeError):
     """The command line, the configuration or an argument is wrong."""
@@ -80,10 +76,6 @@ class TargetRefusedError(TargetError):
 
 class RebuildNeededError(TargetError):
     """`Target.apply` changed nothing: what is new contradicts what the target cannot change. `str()` says what."""
-
-
-def _rebuild(kind: type[BridgeError], message: str, hint: str | None) -> BridgeError:
-    return kind(message, hint=hint)
 
 
 def counted(count: int, noun: str) -> str:

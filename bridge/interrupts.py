@@ -6,11 +6,13 @@ for ever would then never end, so the handler also remembers the signal for the 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 AGAIN = 1.0
@@ -32,6 +34,16 @@ def pause(seconds: float) -> None:
     if _asked:
         raise KeyboardInterrupt
     time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait for the end of the block. A process that starts in the block never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -463,10 +463,8 @@ class RunWriter(SummaryWriterMethods):
                 self.warn("heartbeat", f"The heartbeat of {self.run_dir} cannot be written: {error}")
 
     def _flush(self) -> None:
-        try:
+        with self._retry_later():
             self._metrics_file.append(self._buffer)
-        except OSError as error:
-            self._refused(error)
         if not self._buffer:
             self._waiting_values = 0
 
@@ -519,12 +517,9 @@ class RunWriter(SummaryWriterMethods):
         try:
             yield
         except OSError as error:
-            self._refused(error)
-
-    def _refused(self, error: OSError) -> None:
-        self._error = str(error)
-        self._retry_at = time.monotonic() + _RETRY_AFTER
-        self.warn("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
+            self._error = str(error)
+            self._retry_at = time.monotonic() + _RETRY_AFTER
+            self.warn("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
 
     def _warn_of_unwritten_rows(self) -> None:
         missing = len(self._buffer) + self.dropped_rows

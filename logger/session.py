@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,6 @@ from logger.sidecar import HEARTBEAT_TIMEOUT, TERMINAL_STATUSES, SessionEntry
 from logger.values import names_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from logger.sidecar import Sidecar
 
 _MAX_COMMAND = 4000
@@ -91,7 +89,7 @@ def other_process(run_dir: Path, sidecar: Sidecar) -> str | None:
 
 def running_trainer() -> Any | None:
     """Return the Lightning Trainer that is running this call, found on the call stack; None without one."""
-    for frame in _frames():
+    for frame, _ in traceback.walk_stack(sys._getframe()):
         if frame.f_globals.get("__name__") in _TRAINER_MODULES and "self" in frame.f_locals:
             trainer = frame.f_locals["self"]
             if hasattr(trainer, "state"):
@@ -119,7 +117,9 @@ def status_of(word: str) -> str:
     Lightning says "failed" for a preemption and for Ctrl-C too; the exception in flight tells them apart. An unknown
     word is a failure if there is an exception in flight, and a completion otherwise.
     """
-    if word in ("finished", "success") and any(frame.f_code.co_name == _REQUEUE_HANDLER for frame in _frames()):
+    if word in ("finished", "success") and any(
+        frame.f_code.co_name == _REQUEUE_HANDLER for frame, _ in traceback.walk_stack(sys._getframe())
+    ):
         return "interrupted"
     if word in _WORDS:
         return _WORDS[word]
@@ -139,14 +139,6 @@ def _interrupts(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt) or any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__):
         return True
     return isinstance(error, SystemExit) and error.code in (None, 0)
-
-
-def _frames() -> Iterator[FrameType]:
-    """Yield the frames of the call stack, the innermost first."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def _process_lives(pid: int) -> bool:

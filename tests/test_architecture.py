@@ -47,9 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.plugins": {"bridge.exporters.mlflow", "bridge.live", "bridge.rundir", "bridge.sync"},
     "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters.contract", "bridge.live", "bridge.view", "logger.files"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
-    "bridge.demo": {*WORDS, "logger"},
+    "bridge.demo": {*WORDS, "bridge.interrupts", "logger"},
     "bridge.sync": {
         *WORDS,
+        "bridge.interrupts",
         "bridge.rundir",
         "bridge.registry",
         "bridge.exporters.contract",

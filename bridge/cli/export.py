@@ -84,7 +84,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: E
     """Export again and again until all runs are done, or until SIGINT or SIGTERM ends the command (130)."""
     import json
 
-    from bridge.sync.follow import Following, follow
+    from bridge.sync.follow import follow
 
     def told(report: Report) -> None:
         if out.json:
@@ -92,10 +92,9 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: E
         else:
             print_report(report, out)
 
-    following = Following(interval=how.interval, until_done=how.until_done, grace=how.grace, pause=pause)
     # A pass that takes a moment shows no bars: they would flicker every time.
     progress = functools.partial(out.progress, after=1.0)
-    return follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
+    return follow(runs, exporter, options, how, told=told, say=out.say, progress=progress, pause=pause)
 
 
 def cores() -> int:

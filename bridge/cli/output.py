@@ -57,7 +57,7 @@ def plain(text: object, *, lines: bool = False) -> str:
     `lines` keeps newlines and tabs.
     """
     pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
-    return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
+    return pattern.sub(lambda found: found[0].encode("unicode_escape").decode(), hide(str(text)))
 
 
 def wrapped(text: str, *, stream: TextIO | None = None, indent: str = "") -> str:
@@ -84,12 +84,6 @@ SKIPPED_SHOWN = 10
 
 STDOUT = Path("-")
 """What `--csv -` names."""
-
-
-def _escape(character: str) -> str:
-    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
-    code = ord(character)
-    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 class Output(OutputOptions, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from bridge.cli.command import command, exporter_of
 from bridge.cli.export import cores, sizes
 from bridge.cli.output import Exit, Output
@@ -37,24 +39,16 @@ def verify(
 
     Each run gets a sign: = same, + not in the target, - only in the target, * different, ! unreadable.
     """
-    from bridge.sync.parallel import Workers
     from bridge.sync.select import Selection
-    from bridge.sync.verify import VerifyOptions, verify_runs
+    from bridge.sync.verify import verify_runs
 
-    options = VerifyOptions(
-        selection=Selection.of(selection),
-        sample=how.sample,
-        strict=how.strict,
-        new_identity=how.new_identity,
-        heartbeat_timeout=how.heartbeat_timeout,
-        workers=Workers(processes=how.workers or cores()),
-    )
+    how = replace(how, workers=how.workers or cores())
 
     def told(check: RunCheck) -> None:
         if not out.json:
             _print(check, out, strict=how.strict)
 
-    report = verify_runs(runs, exporter_of(target), options, told=told)
+    report = verify_runs(runs, exporter_of(target), how, selection=Selection.of(selection), told=told)
     if out.json:
         out.result_json(report.to_dict())
         return out.say_no_match(report.no_match, report.exit_code)

@@ -19,7 +19,7 @@ from bridge.cli.export import failures, sizes
 from bridge.cli.output import Exit, Output
 from bridge.errors import UsageError, counted
 from bridge.interrupts import pause
-from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
+from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, ViewOptions
 from bridge.registry import open_registry
 from bridge.sync.export import Options
 from bridge.sync.select import Selection
@@ -87,7 +87,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     from bridge.exporters.contract import Viewable
     from bridge.files import cache_dir
     from bridge.sync.export import export_runs
-    from bridge.sync.follow import Following, follow
+    from bridge.sync.follow import follow
     from bridge.view import free_port, serve, tunnel
 
     if how.host != _LOCAL or how.edit:
@@ -118,9 +118,9 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
         out.say("Press Ctrl-C to stop.")
         if how.open:
             _open_browser(interface.address)
-        following = Following(interval=how.interval, pause=pause)
+        each = ExportOptions(interval=how.interval)
         progress = functools.partial(out.progress, after=1.0)
-        follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
+        follow(runs, exporter, options, each, told=told, say=out.say, progress=progress, pause=pause)
     return Exit.DONE
 
 

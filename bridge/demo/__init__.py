@@ -13,16 +13,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError, MissingExtraError, UsageError
+from bridge.interrupts import interrupts_held
 from logger.sidecar import read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = ["DEMO_RUNS", "train_demo"]
@@ -156,7 +157,7 @@ class _Process:
         command = [sys.executable, "-P", "-m", "bridge.demo.training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        with _without_interrupts():  # Ctrl-C in between would leave a process that nobody knows
+        with interrupts_held():  # Ctrl-C in between would leave a process that nobody knows
             # Not from outside: our own interpreter, our own module, JSON that was made above.
             self._child = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env
@@ -186,16 +187,3 @@ class _Process:
             )
         if self._last.signal is not None:
             say(f"  {self._last.run_id} ({self._last.signal})")
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)

@@ -34,7 +34,7 @@ from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bridge.rundir.discover import RunListing
 
@@ -100,7 +100,8 @@ class Store:
             # Of a new file; a record takes a kilobyte, and four fill a usual page.
             connection.execute("PRAGMA page_size = 16384")
             if _version(connection) != FORMAT:
-                with _transaction(connection):
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
                     version = _version(connection)  # again, since another process may have made the tables meanwhile
                     if version not in (0, FORMAT):
                         raise sqlite3.DatabaseError("it has another format")
@@ -142,7 +143,8 @@ class Store:
     def save(self, root: str, *, rows: Iterable[Row], relisted: Iterable[RunListing], gone: Iterable[str]) -> None:
         """Store the result of one scan in one transaction; `relisted` are known runs with another fingerprint."""
         key = os.fsencode(root)
-        with _transaction(self._connection) as connection:
+        with self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             connection.executemany(
                 "UPDATE runs SET listing = ? WHERE root = ? AND run_dir = ?",
@@ -163,7 +165,8 @@ class Store:
     def keep_statistics(self, found: Iterable[tuple[str, str, dict[str, dict[str, Any]]]]) -> None:
         """Store (path, stamp, statistics) of files."""
         rows = [(os.fsencode(path), stamp, msgspec.msgpack.encode(stats)) for path, stamp, stats in found]
-        with _transaction(self._connection) as connection:
+        with self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?, ?)", rows)
 
 
@@ -214,19 +217,6 @@ def refuse_foreign(path: Path) -> None:
 
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        # After some errors, such as a full disk, SQLite has rolled back already.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def with_statistics(records: Iterable[RunRecord]) -> list[RunRecord]:

@@ -259,11 +259,6 @@ class Where:
     holds: Test = field(compare=False, repr=False)
     refs: tuple[Ref, ...] = field(default=(), compare=False, repr=False)
 
-    @property
-    def metrics(self) -> bool:
-        """Return whether the condition asks for a metric."""
-        return any(ref.kind is Kind.METRIC for ref in self.refs)
-
 
 def parse(text: str) -> Where:
     """Return the condition in `text`. Raises UsageError that points at the character where it makes no sense."""

@@ -31,14 +31,9 @@ __all__ = [
 ]
 
 _LATER = {
-    "ReadOptions": "deltas",
-    "read_delta": "deltas",
     "read_media": "media",
-    "count_points": "series",
-    "read_points": "series",
-    "read_small": "series",
-    "read_summary": "series",
-    "read_whole": "deltas",
+    **dict.fromkeys(("ReadOptions", "read_delta", "read_whole"), "deltas"),
+    **dict.fromkeys(("count_points", "read_points", "read_small", "read_summary"), "series"),
 }
 
 

@@ -218,11 +218,11 @@ def why_no_run(folder: str) -> str:
 
 def stamp(run_dir: Path | str) -> Stamp:
     """Return what stat says of the FILES of `run_dir`, or of its event files: if it is unchanged, so are they."""
-    found = tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
+    found = tuple(file_mark(f"{run_dir}{os.sep}{name}") for name in FILES)
     if found[0] is None and found[3] is None:  # neither sidecar.json nor metrics.csv
-        found += tuple(_identity(f"{run_dir}{os.sep}{name}") for name in sorted(event_names(run_dir)))
+        found += tuple(file_mark(f"{run_dir}{os.sep}{name}") for name in sorted(event_names(run_dir)))
     if found[6] is not None:  # checkpoints
-        found += tuple(map(_identity, checkpoint_folders(run_dir)))
+        found += tuple(map(file_mark, checkpoint_folders(run_dir)))
     return found
 
 
@@ -230,10 +230,11 @@ def file_stamp(run_dir: str, kind: str, name: str) -> tuple[object, ...]:
     """Return what stat says of the file `name` of a run, or of its event files; () if there are none."""
     if kind == "TensorBoardLogger":
         return stamp(run_dir)[len(FILES) :]
-    return _identity(f"{run_dir}{os.sep}{name}") or ()
+    return file_mark(f"{run_dir}{os.sep}{name}") or ()
 
 
-def _identity(path: str) -> tuple[int, int, int] | None:
+def file_mark(path: Path | str) -> tuple[int, int, int] | None:
+    """Return the inode, size and mtime of a file, None if there is none: if they are the same, so is its content."""
     try:
         found = os.stat(path)
     except OSError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, RunDirectoryError
+from bridge.rundir.discover import file_mark
 from logger.files import replace_file
 from logger.sidecar import SIDECAR_NAME, SidecarError, json_text, parse_json
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -36,7 +36,7 @@ def edit_run(
     removed = set(remove_tags)
     try:
         for _ in range(_TRIES):
-            before = path.stat()
+            before = file_mark(path)
             data = parse_json(path.read_bytes(), path)
             data |= {key: value for key, value in changes.items() if value is not None}
             if name == "":
@@ -45,7 +45,7 @@ def edit_run(
             tags = [tag for tag in [*(held or ()), *add_tags] if tag not in removed]
             if tags or held:
                 data["tags"] = list(dict.fromkeys(tags))
-            if replace_file(path, json_text(data), confirm=lambda _, seen=before: _is_same(path, seen)):  # type: ignore[misc]
+            if replace_file(path, json_text(data), confirm=lambda _, seen=before: file_mark(path) == seen):  # type: ignore[misc]
                 return
     except FileNotFoundError:
         raise RunDirectoryError(
@@ -56,8 +56,3 @@ def edit_run(
     except OSError as error:
         raise BridgeError(f"{path} cannot be changed: {error.strerror}.") from error
     raise BridgeError(f"{path} is being changed by another program.", hint="Try again.")
-
-
-def _is_same(path: Path, seen: os.stat_result) -> bool:
-    now = path.stat()
-    return (now.st_ino, now.st_mtime_ns, now.st_size) == (seen.st_ino, seen.st_mtime_ns, seen.st_size)

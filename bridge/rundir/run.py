@@ -133,13 +133,9 @@ def run_name(run_id: str, path: str) -> str:
     above = folders[: -len(parts)] if folders[-len(parts) :] == parts else folders[:-1]
     above = [part for part in above if part not in _NAMELESS] + parts[:-1]
     name = [parts[-1]]
-    while above and _says_little(name[0]):
+    while above and _SAYS_LITTLE.fullmatch(name[0]):
         name.insert(0, above.pop())
     return "/".join(name)
-
-
-def _says_little(part: str) -> bool:
-    return _SAYS_LITTLE.fullmatch(part) is not None
 
 
 def first_named(notices: list[Notice], what: str, detail: str) -> list[Notice]:

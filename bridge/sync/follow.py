@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
+    from bridge.options import ExportOptions
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
     from bridge.sync.report import Progress, Report, RunReport
@@ -31,41 +32,29 @@ LONGEST_PAUSE = 300.0
 """The longest wait, in seconds, between two tries at a target that cannot be reached."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Following:
-    """How to follow. `interval` and `grace` are in seconds.
-
-    `until_done` ends when every run found has completed or failed. A killed or interrupted run counts as done once its
-    last sign of life is older than `grace`, since it may be requeued, and so does a run that cannot be read. `pause`
-    waits for so many seconds; it may raise to end the follow.
-    """
-
-    interval: float = 10.0
-    until_done: bool = False
-    grace: float = 3600.0
-    pause: Callable[[float], None] = time.sleep
-
-
 def follow(
     roots: Sequence[Path],
     exporter: Exporter,
     options: Options,
-    following: Following,
+    how: ExportOptions,
     *,
     told: Callable[[Report], None],
     say: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Export what moved at and below `roots`, then wait, again and again.
+    """Export what moved at and below `roots`, then `pause` for `how.interval` seconds, again and again.
 
     `told` gets the report of every pass that did something, `say` a message when the target or the source goes away and
-    when it is back, once each; `progress` makes one for each pass. A root that does not exist yet is waited for, while
-    the others go on. Returns with `until_done` only, the exit code of a plain export of all runs (0, 1 or 3). Otherwise
-    a signal's exception ends it, and what was in flight is sent again by the next export. Raises TargetRefusedError if
-    the target refuses for good.
+    when it is back, once each; `progress` makes one for each pass, and `pause` may raise to end the follow. A root that
+    does not exist yet is waited for, while the others go on. Returns with `how.until_done` only, when every run found
+    has completed or failed, the exit code of a plain export of all runs (0, 1 or 3). A killed or interrupted run counts
+    as done once its last sign of life is older than `how.grace`, since it may be requeued, and so does a run that
+    cannot be read. Otherwise a signal's exception ends it, and what was in flight is sent again by the next export.
+    Raises TargetRefusedError if the target refuses for good.
     """
     follower = _Follower(roots, exporter, options, told, progress)
-    pause = following.interval
+    seconds = how.interval
     lasting: dict[str, bool] = {}
 
     def note(trouble: str, over: str) -> None:
@@ -78,10 +67,10 @@ def follow(
         absent, unreached = follower.look()
         note(absent and f"The runs cannot be found: {absent} Waiting for them.", "The runs are there.")
         note(unreached and f"{unreached} Trying again until it works.", "It works again.")
-        pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE) if unreached else following.interval
-        if following.until_done and not absent and not unreached and follower.all_done(following.grace):
+        seconds = min(max(seconds, 1.0) * 2, LONGEST_PAUSE) if unreached else how.interval
+        if how.until_done and not absent and not unreached and follower.all_done(how.grace):
             return follower.exit_code()
-        following.pause(pause)
+        pause(seconds)
 
 
 @dataclass(slots=True)

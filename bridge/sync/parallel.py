@@ -13,7 +13,6 @@ import contextlib
 import functools
 import os
 import pickle
-import signal
 import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
@@ -25,6 +24,7 @@ from uuid import uuid4
 import msgspec
 
 from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
+from bridge.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -200,12 +200,8 @@ class WorkerProcesses(ProcessPoolExecutor):
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a task. The first ones start the workers."""
-        # A process inherits the blocked signals, so a worker never gets SIGINT. Ours is delivered when unblocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with interrupts_held():
             return super().submit(fn, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_watching_parent() -> None:

@@ -100,9 +100,10 @@ class Selection(msgspec.Struct, frozen=True):
         return self.statuses or ((Status.COMPLETED, Status.UNKNOWN) if self.top else ())
 
     @property
-    def asks_metrics(self) -> bool:
-        """Return whether the selection needs metrics."""
-        return self.top is not None or (self.where is not None and self.where.metrics)
+    def refs(self) -> tuple[Ref, ...]:
+        """Return the values of a run that the selection asks for."""
+        refs = self.where.refs if self.where else ()
+        return (*refs, self.top.ref) if self.top else refs
 
     def wants(self, record: RunRecord) -> bool:
         """Return whether the run is selected, as far as it can be judged by itself (without `top`)."""
@@ -126,7 +127,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
     if selection.everything:
         return [run for run in runs if selection.archived or not run.archived]
     pairs = [(run, run if isinstance(run, RunRecord) else RunRecord.of(run)) for run in runs]
-    if selection.asks_metrics:
+    if any(ref.kind is Kind.METRIC for ref in selection.refs):
         from bridge.registry.store import with_statistics
 
         others = replace(selection, where=None, top=None, statuses=selection.wanted_statuses)
@@ -198,9 +199,7 @@ def unknown_names(records: Sequence[RunRecord], selection: Selection) -> list[st
         for glob in selection.tags
         if not any(_matches(tag, glob) for tag in tags)
     ]
-    refs = list(selection.where.refs) if selection.where else []
-    refs += [selection.top.ref] if selection.top else []
-    return said + unknown_refs(records, refs)
+    return said + unknown_refs(records, selection.refs)
 
 
 def unknown_metrics(runs: Sequence[Run], content: ContentOptions) -> list[str]:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from bridge import rundir
 from bridge.errors import counted
 from bridge.model import as_sent, fitting
-from bridge.options import ContentOptions
+from bridge.options import CompareOptions, ContentOptions
 from bridge.sync.compare import CSV, MEDIA, Findings, compare_facts, compare_media, compare_metric, facts_behind
 from bridge.sync.parallel import Workers, run_batches
 from bridge.sync.report import Behind, Compared, Differences, RunCheck, Verdict, VerifyReport, explained, older_copy_of
@@ -44,27 +44,12 @@ PORTION = 2_000_000
 """Points that are compared at once of a large run, unless one series alone has more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyOptions:
-    """How a verify is done. `heartbeat_timeout` is in seconds, `new_identity` is `--as`.
-
-    `sample` limits the series that are compared to so many a run, evenly over their sorted names, the first and the
-    last among them: the same ones each time. `strict` makes being behind a difference.
-    """
-
-    selection: Selection | None = None
-    sample: int | None = None
-    strict: bool = False
-    new_identity: str | None = None
-    heartbeat_timeout: float = 180.0
-    workers: Workers = field(default_factory=Workers)
-
-
 def verify_runs(
     roots: Sequence[Path],
     exporter: Exporter,
-    options: VerifyOptions | None = None,
+    how: CompareOptions | None = None,
     *,
+    selection: Selection | None = None,
     told: Callable[[RunCheck], None] = lambda check: None,
 ) -> VerifyReport:
     """Compare the runs at and below `roots` with their targets.
@@ -72,18 +57,18 @@ def verify_runs(
     `told` gets each run's check as soon as it is known. Raises UsageError for roots that make no sense, and TargetError
     if the target cannot be reached at all.
     """
-    options = options or VerifyOptions()
+    how = how or CompareOptions()
     started = time.perf_counter()
     gathered = gather(
         roots,
         exporter,
-        selection=options.selection,
-        new_identity=options.new_identity,
-        read=partial(rundir.read_run, heartbeat_timeout=options.heartbeat_timeout),
+        selection=selection,
+        new_identity=how.new_identity,
+        read=partial(rundir.read_run, heartbeat_timeout=how.heartbeat_timeout),
     )
     checks: list[RunCheck] = []
     with exporter:
-        for check in _checks(gathered, exporter, options):
+        for check in _checks(gathered, exporter, how):
             checks.append(check)
             told(check)
     return VerifyReport(
@@ -93,21 +78,21 @@ def verify_runs(
         no_match=gathered.no_match.text,
         warnings=gathered.warnings,
         skipped=gathered.skipped,
-        strict=options.strict,
-        sample=options.sample,
+        strict=how.strict,
+        sample=how.sample,
         seconds=round(time.perf_counter() - started, 6),
     )
 
 
-def _checks(gathered: Gathered, exporter: Exporter, options: VerifyOptions) -> Iterator[RunCheck]:
+def _checks(gathered: Gathered, exporter: Exporter, how: CompareOptions) -> Iterator[RunCheck]:
     """Check each run, here in the order given, or by several workers, who begin with the largest runs."""
     states = exporter.cursors(gathered.runs) if gathered.runs else {}
     sizes = {run.path: sum(file.size for file in run.row_files) for run in gathered.runs}
     threads = exporter.capabilities.threads
-    pool = options.workers.pool(count=len(sizes), size=sum(sizes.values()), wait=threads)
+    pool = Workers(processes=how.workers or 1).pool(count=len(sizes), size=sum(sizes.values()), wait=threads)
     runs = gathered.runs if pool is None else sorted(gathered.runs, key=lambda run: sizes[run.path], reverse=True)
     batches = deque([(run, states[run.identity])] for run in runs)
-    with closing(run_batches(batches, partial(_check_batch, sample=options.sample), exporter, pool)) as outcomes:
+    with closing(run_batches(batches, partial(_check_batch, sample=how.sample), exporter, pool)) as outcomes:
         for (run, state), outcome in outcomes:
             yield _failed_check(run, outcome) if isinstance(outcome, Exception) else outcome
             for extra in state.extras:

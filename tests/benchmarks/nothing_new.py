@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.options import ExportOptions
 from bridge.sync.export import Options
-from bridge.sync.follow import Following, follow
+from bridge.sync.follow import follow
 from tests.benchmarks.commands import bridge, measure
 from tests.benchmarks.rows import OURS, row
 from tests.benchmarks.runs import METRICS, make_run, make_runs
@@ -103,9 +104,9 @@ def _look(runs: Path, logdir: Path, count: int) -> dict[str, Any]:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        following = Following(pause=pause)
-        follow([runs], TensorBoardExporter(logdir), Options(), following, told=lambda _: None, say=lambda _: None)
+        how = ExportOptions()
+        follow([runs], TensorBoardExporter(logdir), Options(), how, told=print, say=print, pause=pause)
     seconds = (spent[-1] - spent[0]) / (len(spent) - 1)
-    most = 0.02 * Following().interval * count / 1_000
+    most = 0.02 * ExportOptions().interval * count / 1_000
     work = f"--follow: a look at {count:,} finished runs, processor time"
     return row(work, OURS, seconds, 1, "looks", at_most=most)

@@ -10,9 +10,10 @@ import pytest
 
 from bridge.exporters.contract import find_exporter
 from bridge.live import LiveOptions, LiveRuns
+from bridge.options import ExportOptions
 from bridge.rundir import discover, read_run
 from bridge.sync.export import Options, export_runs
-from bridge.sync.follow import Following, follow
+from bridge.sync.follow import follow
 from bridge.sync.verify import verify_runs
 from tests.environments import ROOT, fresh_environment
 from tests.memory_exporter import MemoryExporter
@@ -220,7 +221,7 @@ def test_a_training_is_followed_while_it_goes_on(tmp_path: Path, monkeypatch: py
 
         assert training.stdout.readline() == "epoch\n", training.stderr.read()
         with pytest.raises(KeyboardInterrupt):
-            follow([runs], exporter, Options(), Following(pause=next_epoch), told=reports.append, say=lambda _: None)
+            follow([runs], exporter, Options(), ExportOptions(), told=reports.append, say=print, pause=next_epoch)
     per_epoch = shown[0][0]
     assert shown[:3] == [(per_epoch * epoch, epoch) for epoch in (1, 2, 3)]
     assert [run.points > 0 for report in reports for run in report.runs][:3] == [True] * 3

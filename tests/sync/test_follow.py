@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.options import ExportOptions
 from bridge.sync.export import Options
-from bridge.sync.follow import Following, follow
+from bridge.sync.follow import follow
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics, write_sidecar
 
@@ -57,10 +58,12 @@ def run_script(
 ) -> int | None:
     """Follow into a new target by default. Return the exit code of a follow that ends by itself."""
     roots = root if isinstance(root, list) else [root]
-    how = Following(pause=script.pause, **following)
+    how = ExportOptions(**following)
     target = exporter or MemoryExporter()
     try:
-        return follow(roots, target, Options(), how, told=script.reports.append, say=script.said.append)
+        return follow(
+            roots, target, Options(), how, told=script.reports.append, say=script.said.append, pause=script.pause
+        )
     except Over:
         return None
 

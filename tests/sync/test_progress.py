@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from bridge.cli import progress
 from bridge.cli.output import Output
 from bridge.cli.progress import BarProgress, LineProgress
+from bridge.options import ExportOptions
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
-from bridge.sync.follow import Following, follow
+from bridge.sync.follow import follow
 from bridge.sync.parallel import Workers
 from bridge.sync.report import Action, Progress, RunReport
 from tests.cli.calling import on_a_terminal
@@ -77,7 +78,7 @@ def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
         [tmp_path / "runs"],
         MemoryExporter(tmp_path / "boxes"),
         Options(),
-        Following(until_done=True),
+        ExportOptions(until_done=True),
         told=lambda _report: None,
         say=lambda _message: None,
         progress=lambda: told,

@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from bridge.options import CompareOptions
 from bridge.sync import verify
 from bridge.sync.export import export_runs
-from bridge.sync.parallel import Workers
-from bridge.sync.verify import VerifyOptions, verify_runs
+from bridge.sync.verify import verify_runs
 from tests.contract.test_media import run_with_images
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.pictures import log_image, png
@@ -44,7 +44,7 @@ def run(tmp_path: Path, exporter: MemoryExporter) -> Path:
 
 
 def check(path: Path, exporter: MemoryExporter, **options: object) -> RunCheck:
-    (line,) = verify_runs([path], exporter, VerifyOptions(**options)).runs  # type: ignore[arg-type]
+    (line,) = verify_runs([path], exporter, CompareOptions(**options)).runs  # type: ignore[arg-type]
     return line
 
 
@@ -82,7 +82,7 @@ def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) 
     assert (str(line.verdict), line.differences.count) == ("=", 0)
     assert (line.behind.rows, line.behind.media_lines, line.behind.facts) == (1, 1, ("end", "status", "tags"))
     assert verify_runs([run], exporter).exit_code == 0
-    assert verify_runs([run], exporter, VerifyOptions(strict=True)).exit_code == 4
+    assert verify_runs([run], exporter, CompareOptions(strict=True)).exit_code == 4
 
 
 def test_an_edit_far_back_is_found(run: Path, exporter: MemoryExporter) -> None:
@@ -230,7 +230,7 @@ def test_several_workers_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     with exporter.opened() as box:
         box.points["acc"][2][2] = 7.0
         box.extras = ["memory:other"]
-    report = verify_runs([tmp_path / "runs"], exporter, VerifyOptions(workers=Workers(processes=2)))
+    report = verify_runs([tmp_path / "runs"], exporter, CompareOptions(workers=2))
     assert sorted((line.run_id, str(line.verdict), line.differences.count) for line in report.runs) == [
         ("a", "*", 1), ("a", "-", 0), ("b", "=", 0), ("c", "=", 0),
     ]  # fmt: skip
