@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
 import stat
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.model import RunFile
+from bridge.model import RunFile, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -200,11 +199,7 @@ def clean(text: str) -> str:
 
 def shortened(name: str) -> str:
     """Return `name`; one that is longer than LONGEST_NAME is cut and ends in a digest of the whole."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}-{_digest(name)}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}-{digest(name, 32)}"
 
 
 def cache_dir() -> Path:

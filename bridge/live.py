@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import json
 import math
 import os
@@ -28,7 +27,7 @@ import msgspec
 import numpy as np
 
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.model import DeltaKind, Series
+from bridge.model import DeltaKind, Series, digest
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import look_at_each, open_registry
 from bridge.rundir import ReadOptions, file_stamp, read_delta, read_media, read_run, read_small, read_whole
@@ -181,9 +180,9 @@ class LiveRuns:
             unique = sorted(records.values(), key=lambda record: (record.start, record.run_id, record.run_dir))
             found = RunSet()
             for record in unique if self._choose is None else self._choose(unique):
-                run_id = digest_id(record.identity)
+                run_id = digest(record.identity, 32)
                 if run_id in found:  # a copy of a run directory
-                    run_id = digest_id(f"{record.identity}\n{record.run_dir}")
+                    run_id = digest(f"{record.identity}\n{record.run_dir}", 32)
                 before = runs.get(run_id)
                 is_same = before is not None and _version(before.record) == _version(record)
                 found[run_id] = before if before is not None and is_same else LiveRun(run_id, record)
@@ -255,11 +254,6 @@ class LiveRuns:
             content = self._contents.setdefault(live.id, RunContent(self.content))
             self._contents.move_to_end(live.id)
         return content
-
-
-def digest_id(text: str) -> str:
-    """Return 32 hexadecimal digits that follow from `text`, as the ids of runs look in MLflow."""
-    return hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def _version(record: RunRecord) -> object:

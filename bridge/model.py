@@ -410,8 +410,12 @@ def fitting(text: str) -> str:
     """Return `text` as a cursor holds it: one that takes more than MOST_IN_CURSOR is cut and ends in a digest."""
     if 12 * len(text) <= MOST_IN_CURSOR or len(json.dumps(text)) <= MOST_IN_CURSOR:
         return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{text[: MOST_IN_CURSOR // 20]}-{digest}"
+    return f"{text[: MOST_IN_CURSOR // 20]}-{digest(text, 32)}"
+
+
+def digest(text: str, digits: int = 12) -> str:
+    """Return the first hexadecimal digits of the sha256 of `text`, which may hold lone surrogates."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
 
 class DeltaKind(StrEnum):

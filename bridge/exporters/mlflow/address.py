@@ -96,11 +96,6 @@ class Address:
         return self.kind == "server"
 
     @property
-    def is_bulk_database(self) -> bool:
-        """Return True for the databases that `write_db` can write to."""
-        return self.kind in ("sqlite", "postgresql")
-
-    @property
     def sqlite_file(self) -> Path | None:
         """Return the file of a SQLite address, None for other databases and for one in memory."""
         if self.kind != "sqlite":

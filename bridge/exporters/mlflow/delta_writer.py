@@ -276,7 +276,7 @@ class DeltaWriter:
         """Send the files. Change `work` once they are all there."""
         delta, extra, tags = work.delta, dict(work.extra), dict[str, str]()
         extra.pop("pending", None)
-        folder = self._folder()
+        folder = self.store.artifact_folder(self.experiment, self.found.run_id)
         if self.is_new and folder is None:
             # An artifact store that is not a local path asks for the run.
             self._send(RunUpdate())
@@ -307,10 +307,6 @@ class DeltaWriter:
             work.update.files_past = work.cursor
         return upload.bytes
 
-    def _folder(self) -> Path | None:
-        """Return the local folder of the run's artifacts, None if they are stored elsewhere."""
-        return self.store.artifact_folder(self.experiment, self.found.run_id)
-
     def _held(self, path: str, work: _DeltaWork, *, is_known: bool) -> dict[str, Any]:
         """Return the JSON object that MLflow holds at `path`; an empty one if there is none.
 
@@ -333,7 +329,7 @@ class DeltaWriter:
         return {}
 
     def _artifact(self, path: str) -> bytes | None:
-        folder = self._folder()
+        folder = self.store.artifact_folder(self.experiment, self.found.run_id)
         if folder is not None:
             file = folder / path
             return file.read_bytes() if file.is_file() else None

@@ -19,11 +19,12 @@ from bridge.exporters.mlflow.address import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.delta_writer import ADJUSTED_OPTIONS
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
-from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
+from bridge.exporters.mlflow.saved_view import VIEW_KEY, VIEW_TAG, update_view
 from bridge.exporters.mlflow.store import ENDED_OTHERWISE, Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import MlflowTarget
 from bridge.files import cache_dir
+from bridge.model import digest
 from bridge.view import host_names, page_address, serve
 
 if TYPE_CHECKING:
@@ -173,8 +174,9 @@ class MlflowExporter(Exporter):
             if candidates.target is not None:
                 for extra in candidates.extras:
                     self._store.runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
-                for unfinished in candidates.abandoned:
-                    self._store.runs.delete_unfinished(unfinished.run_id)
+                for unfinished in candidates.building:
+                    if unfinished.tags[Tag.BUILDING] != candidates.target.run_id:  # it was to replace another run
+                        self._store.runs.delete_unfinished(unfinished.run_id)
         looked_at = [run for run in runs if run.identity in self._at_start]
         if self._store.is_absent or not looked_at:
             return ()
@@ -206,7 +208,7 @@ class MlflowExporter(Exporter):
         naming, address = self._store.naming, self._store.address
         found = None if naming.varies else self._store.experiment(naming.template)
         page = "" if found is None else f"/{found.id}/runs?workflowType=machine_learning"
-        if found is not None and has_view(self._store.runs.experiment_tags(found.id)):
+        if found is not None and VIEW_TAG in self._store.runs.experiment_tags(found.id):
             page += f"&viewStateShareKey={VIEW_KEY}"
         if address.is_server:
             return Interface(address=address.page(page), probe=f"{address.uri}/health")
@@ -310,6 +312,4 @@ def _live_environment(options: LiveOptions, host: str, port: int, own: Path) -> 
 
 def live_experiment_id(name: str) -> str:
     """Return the id of an experiment in a live view, which follows from its name alone."""
-    from bridge.live import digest_id
-
-    return str(int(digest_id(name)[:15], 16))
+    return str(int(digest(name, 15), 16))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
 from bridge.files import Refused, inside, shortened
-from bridge.model import Notice, NoticeKind, Status, sent_facts
+from bridge.model import Notice, NoticeKind, Status, digest, sent_facts
 from bridge.secrets import MASK, Redaction
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def key_of(name: str) -> str:
         text = f"_{text[2:]}"
     if len(text) <= KEY_LIMIT:
         return text
-    return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{text[: KEY_LIMIT - 9]}-{digest(name, 8)}"
 
 
 def key_of_best(name: str) -> str:
@@ -184,15 +183,6 @@ def milliseconds(seconds: float) -> int:
     return round(seconds * 1000.0)
 
 
-def digest(text: str) -> str:
-    """Return a short digest of `text` for `Cursor.sent`."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# All facts of a run
-
-
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """The facts of a run as MLflow is to show them.
@@ -242,17 +232,17 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
     ]
     params = _params(run, content, redaction, notices, ignores_case=ignores_case)
     notes = _description(run, content, notices)
-    tags = user_tags(run.tags, redaction, notices)
+    tags, listed, lists_all = user_tags(run.tags, redaction, notices)
     newest = {newest_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {
         key: _truncated_tag(key, value, notices) for key, value in (_own_tags(run, redaction, notices) | newest).items()
     }
-    own[Tag.TAGS] = tags.listed
+    own[Tag.TAGS] = listed
     name = _name(run, notices)
     return RunFacts(
         name=name,
         notes=notes,
-        user_tags=tags.values,
+        user_tags=tags,
         own_tags=own,
         params=params,
         status=STATUSES[run.status],
@@ -260,7 +250,7 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         end=None if run.end is None else milliseconds(run.end),
         plain_sent=sent_facts(run),
         notices=tuple(notices),
-        unsupported=frozenset(unsupported) | (frozenset() if tags.lists_all else {"tags"}),
+        unsupported=frozenset(unsupported) | (frozenset() if lists_all else {"tags"}),
     )
 
 
@@ -437,17 +427,10 @@ def read_list_tag(tags: Mapping[str, str]) -> list[str]:
     return [tag for tag in found if isinstance(tag, str)] if isinstance(found, list) else []
 
 
-@dataclass(frozen=True, slots=True)
-class SentTags:
-    """The user tags that are sent, by key, and their JSON list in `Tag.TAGS`. `lists_all` is False if some are not."""
+def user_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) -> tuple[dict[str, str], str, bool]:
+    """Return a run's tags as MLflow shows them, by key, their JSON list for `Tag.TAGS`, and whether it lists all.
 
-    values: Mapping[str, str]
-    listed: str
-    lists_all: bool
-
-
-def user_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) -> SentTags:
-    """Return a run's tags as MLflow shows them: masked, and as many of the first as one list holds.
+    They are masked, and as many of the first as one list holds.
 
     The list tells a later export which tags the bridge set, so a tag that does not fit is not sent at all.
     """
@@ -468,7 +451,7 @@ def user_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) 
     found = UserTags.of(kept)
     notices += found.notices(kept)
     values = {key: _truncated_tag(key, value, notices) for key, value in found.values.items()}
-    return SentTags(values, listed, len(kept) == len(tags))
+    return values, listed, len(kept) == len(tags)
 
 
 def _tag_name(tag: str) -> str:

@@ -43,9 +43,9 @@ from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
 from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.exporters.mlflow.write_api import NO_FIELDS, entities_of
-from bridge.files import open_file
-from bridge.live import READ_SECONDS, LiveRun, digest_id
-from bridge.model import RunFile, Series, Status
+from bridge.files import open_file, read_limited
+from bridge.live import READ_SECONDS, LiveRun
+from bridge.model import RunFile, Series, Status, digest
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class LiveStore(AbstractStore):
                 found[run.kept["experiment id"]].append(run)
                 sweep = None if self._content.flat else facts.sweep_of(run.record.tags)
                 if sweep is not None:
-                    run.kept["parent"] = digest_id(f"{run.kept['experiment id']}\nsweep\n{sweep}")
+                    run.kept["parent"] = digest(f"{run.kept['experiment id']}\nsweep\n{sweep}", 32)
                     sweeps[run.kept["parent"]].append(run)
         for parent_id, children in sweeps.items():
             found[children[0].kept["experiment id"]].append(_parent(parent_id, children))
@@ -227,7 +227,7 @@ class LiveStore(AbstractStore):
         """Return the value of a tag, for a search."""
         if key.startswith(facts.RESERVED):
             return run.keep("all tags", lambda: self._params_and_tags(run)[1]).get(key)
-        return run.keep("tags", lambda: facts.user_tags(run.record.tags, self._redaction, []).values).get(key)
+        return run.keep("tags", lambda: facts.user_tags(run.record.tags, self._redaction, [])[0]).get(key)
 
     # Runs
 
@@ -513,7 +513,7 @@ class Listing(media.ArtifactUpload):
         full, small = media.grid_paths(identity, event, extension)
 
         def converted() -> tuple[str, bytes, bytes]:
-            return pictures.full_and_small(pictures.read_picture(event.file) or b"", event.format)
+            return pictures.full_and_small(read_limited(event.file, pictures.LARGEST_PICTURE) or b"", event.format)
 
         self.found[full] = event.file if event.format in ("png", "webp") else lambda: converted()[1]
         self.found[small] = lambda: converted()[2]

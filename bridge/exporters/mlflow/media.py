@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow.errors import artifact_errors
-from bridge.exporters.mlflow.facts import Tag, digest, milliseconds, plain_file
-from bridge.exporters.mlflow.pictures import UnreadablePictureError, full_and_small, read_picture
+from bridge.exporters.mlflow.facts import Tag, milliseconds, plain_file
+from bridge.exporters.mlflow.pictures import LARGEST_PICTURE, UnreadablePictureError, full_and_small
 from bridge.files import TARGET_MARK, open_file, read_limited
-from bridge.model import MediaType, Notice, NoticeKind
+from bridge.model import MediaType, Notice, NoticeKind, digest
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ArtifactUpload:
 
     def add_json(self, path: str, data: object) -> None:
         """Add `data` as JSON at `path`."""
-        self.add(path, _json_bytes(data))
+        self.add(path, json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace"))
 
     def add_file(self, path: str, file: RunFile, *, data: bytes | None = None, what: str | None = None) -> bool:
         """Add a file of the run directory at `path`. Return False, after a notice on `what`, if it cannot be opened.
@@ -122,7 +122,7 @@ class ArtifactUpload:
 
         Raise UnreadablePictureError.
         """
-        data = read_picture(event.file)
+        data = read_limited(event.file, LARGEST_PICTURE)
         if data is None:
             return None
         extension, full, small = full_and_small(data, event.format)
@@ -193,10 +193,6 @@ def _delete_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if file.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
                 file.unlink()
-
-
-def _json_bytes(data: object) -> bytes:
-    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -278,7 +274,7 @@ def clean_tag(tag: str) -> str:
     plain = "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
     if plain == tag and len(tag) <= _LONGEST_TAG:
         return tag
-    return f"{plain[:_LONGEST_TAG]}-{hashlib.sha256(tag.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return f"{plain[:_LONGEST_TAG]}-{digest(tag, 6)}"
 
 
 def parse_path(path: str) -> tuple[str, int, int] | None:
@@ -431,7 +427,7 @@ def add_checkpoints(upload: ArtifactUpload, run: Run, sent: Mapping[str, str]) -
 
 def checkpoint_signatures(run: Run) -> dict[str, str]:
     """Return what a cursor keeps of sent checkpoints: a short digest for each, or one for all if they are many."""
-    each = {path: digest(f"{file.size}:{file.mtime_ns}")[:8] for path, file in _checkpoint_files(run).items()}
+    each = {path: digest(f"{file.size}:{file.mtime_ns}", 8) for path, file in _checkpoint_files(run).items()}
     return each if len(each) <= _MOST_SIGNATURES else {"*": digest(json.dumps(sorted(each.items())))}
 
 

@@ -12,7 +12,7 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, read_limited, why_broken
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, why_broken
 from bridge.model import MediaType
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SMALL = 256
 """The longer side of the small picture in pixels, as MLflow makes it."""
 
-_LARGEST_PICTURE = 64 << 20
+LARGEST_PICTURE = 64 << 20
 """Bytes. A larger picture is a plain artifact."""
 
 _MOST_FRAMES = 2_000
@@ -45,11 +45,6 @@ _KEPT = ("png", "webp")
 
 class UnreadablePictureError(Exception):
     """A picture that cannot be decoded, or not within the limits. `str()` says why."""
-
-
-def read_picture(file: RunFile) -> bytes | None:
-    """Return the bytes of a picture's file, None if it is gone, too large or no longer plain."""
-    return read_limited(file, _LARGEST_PICTURE)
 
 
 def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
@@ -91,8 +86,8 @@ def picture_extension(file: RunFile, form: str) -> str | None:
 @lru_cache(1 << 16)  # a run that grows has each picture looked at once
 def _known_extension(file: RunFile, form: str) -> str | None:
     with open_file(file) as source:
-        data = source.read(_LARGEST_PICTURE + 1)
-    if len(data) <= _LARGEST_PICTURE:
+        data = source.read(LARGEST_PICTURE + 1)
+    if len(data) <= LARGEST_PICTURE:
         with contextlib.suppress(UnreadablePictureError), _opened(data) as (picture, frames):
             return _extension(picture, frames, form)[0]
     return None

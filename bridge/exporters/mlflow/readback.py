@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from bridge.exporters.mlflow.facts import (
     KEY_LIMIT,
     NOTES_ENDING,
     NOTES_LIMIT,
-    TAG_LIMIT,
     Tag,
     UserTags,
     facts_of,
@@ -39,6 +38,7 @@ from bridge.exporters.mlflow.media import (
     parse_path,
 )
 from bridge.exporters.mlflow.pictures import is_preview_of
+from bridge.exporters.mlflow.store import edited_tags
 from bridge.model import Series
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class RunReader:
         self._facts = facts_of(run, content, ignores_case=store.ignores_case)
         self._cursor = self._found.read_cursor()
         self._extra: Mapping[str, Any] = self._cursor.extra if self._cursor is not None else {}
-        self._listed: dict[str, frozenset[str]] = {}
+        self._paths = cache(lambda folder: frozenset(file.path for file in store.api.files(run_id, folder)))
         self._names: dict[str, dict[str, str]] = {}
         """The names that were mapped: by kind, from MLflow's name to the run's own."""
 
@@ -140,9 +140,8 @@ class RunReader:
     def _tags(self) -> tuple[str, ...]:
         """Return the user tags that MLflow holds as they were sent."""
         tags = read_list_tag(self._found.tags)
-        sent = UserTags.of(tags)
-        missing = {key for key, value in sent.values.items() if self._found.tags.get(key) != value[:TAG_LIMIT]}
-        return tuple(tag for tag in tags if sent.key(tag) not in missing)
+        sent, edited = UserTags.of(tags), edited_tags(self._found)
+        return tuple(tag for tag in tags if sent.key(tag) not in edited)
 
     def _notes(self) -> str:
         """Return the notes, those that were truncated without the ending that says so."""
@@ -213,16 +212,9 @@ class RunReader:
 
     def _find(self, path: str) -> Path | None:
         """Download an artifact. Return its local path, None if there is no such file."""
-        if path.partition("/")[0] not in self._paths("") or path not in self._paths(path.rpartition("/")[0]):
+        if path not in self._paths(path.rpartition("/")[0]):
             return None
         return self._store.api.download(self._found.run_id, path, self._folder)
-
-    def _paths(self, folder: str) -> frozenset[str]:
-        """Return the paths of the artifacts directly below `folder`, which is asked for once."""
-        if folder not in self._listed:
-            files = self._store.api.files(self._found.run_id, folder)
-            self._listed[folder] = frozenset(file.path for file in files)
-        return self._listed[folder]
 
 
 def _digest_of(file: Path) -> str:

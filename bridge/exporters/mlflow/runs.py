@@ -59,9 +59,9 @@ class FoundRun:
     deleted: bool
     start: int | None
     end: int | None
-    tags: Mapping[str, str]
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     latest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod

@@ -13,8 +13,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import NewerFormatError, TargetRefusedError
-from bridge.exporters.mlflow.facts import Tag, digest, key_of_best, newest_tag
-from bridge.model import Notice, NoticeKind
+from bridge.exporters.mlflow.facts import Tag, key_of_best, newest_tag
+from bridge.model import Notice, NoticeKind, digest
 from bridge.options import ContentOptions
 from bridge.secrets import MASK
 
@@ -73,11 +73,6 @@ def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
     except TargetRefusedError as error:
         return Notice(NoticeKind.LEFT_OUT, "saved view", error.message)
     return None
-
-
-def has_view(tags: Mapping[str, str]) -> bool:
-    """Return True if the experiment with these tags has the bridge's saved view, perhaps changed by people."""
-    return VIEW_TAG in tags
 
 
 def saved_view(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import threading
@@ -26,14 +25,13 @@ from bridge.exporters.mlflow.facts import (
     TAG_LIMIT,
     Tag,
     UserTags,
-    digest,
     milliseconds,
     read_list_tag,
     storable,
 )
 from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.exporters.mlflow.write_db import Database
-from bridge.model import Notice, NoticeKind, Status
+from bridge.model import Notice, NoticeKind, Status, digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -106,7 +104,7 @@ class ExperimentName:
         name = self._whole(run)
         if len(name) <= EXPERIMENT_NAME_LIMIT:
             return name
-        return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{digest(name, 8)}"
 
     def notices(self, run: Run) -> list[Notice]:
         """Return a notice if the name for `run` is longer than MLflow allows."""
@@ -149,7 +147,7 @@ def _placeholder_value(run: Run, placeholder: str) -> str | None:
 def _artifact_folder(name: str) -> str:
     """Return a folder name for the artifacts of the experiment `name`, safe in any file system and unique."""
     plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).strip(".")[:60]
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return plain if plain == name else f"{plain}-{digest(name, 8)}"
 
 
 @functools.cache
@@ -205,13 +203,6 @@ class Candidates:
             building=tuple(run for run in found.values() if not run.deleted and run.is_building),
             deleted=deleted if target is None else None,
         )
-
-    @property
-    def abandoned(self) -> tuple[FoundRun, ...]:
-        """Return the rebuilds that were to replace a run which is no longer the target."""
-        if self.target is None:
-            return ()
-        return tuple(run for run in self.building if run.tags[Tag.BUILDING] != self.target.run_id)
 
     def state(self, store: str, run: Run) -> TargetState:
         """Return what the contract asks for of `run`. `store` names the MLflow in errors."""
@@ -385,7 +376,7 @@ class MlflowStore:
 
     def _open_database(self) -> Database | None:
         address = Address.of_database(self._database_uri) if self._database_uri else self.address
-        if not address.is_bulk_database:
+        if address.kind not in ("sqlite", "postgresql"):
             if self._database_uri:
                 kind = address.uri.partition(":")[0].partition("+")[0]
                 self.notes.append(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")

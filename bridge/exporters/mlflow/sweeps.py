@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.errors import ConflictError, counted
-from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, digest, key_of, key_of_best
+from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, key_of, key_of_best
 from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate, new_run_id
 from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
 from bridge.exporters.mlflow.store import Candidates
 from bridge.locks import machine_lock
-from bridge.model import Notice, NoticeKind
+from bridge.model import Notice, NoticeKind, digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -265,28 +265,22 @@ class Database:
             bound = bound | {"keys": sorted(only)}
             sql += " AND t.key IN :keys"
         found: dict[str, FoundRun] = {}
-        # The three mappings of each run, which are filled row by row.
-        contents: dict[str, tuple[dict[str, str], dict[str, str], dict[str, float]]] = {}
         with self._connected() as connection:
             for run_id, experiment_id, stage, status, name, start, end, key, value in select(connection, sql, **bound):
                 if run_id not in found:
-                    tags, params, metrics = contents[run_id] = {}, {}, {}
-                    if name:
-                        tags[Tag.NAME] = name
-                    found[run_id] = FoundRun(
-                        run_id, str(experiment_id), status, stage == "deleted", start, end, tags, params, metrics
-                    )
+                    tags = {Tag.NAME: name} if name else {}
+                    found[run_id] = FoundRun(run_id, str(experiment_id), status, stage == "deleted", start, end, tags)
                 if key != Tag.NAME or not name:
-                    contents[run_id][0][key] = value or ""
+                    found[run_id].tags[key] = value or ""
             ids = list(found) if only is None else []
             for at in range(0, len(ids), _RUNS_AT_ONCE):
                 some = ids[at : at + _RUNS_AT_ONCE]
                 sql = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN :runs"
                 for run_id, key, value in select(connection, sql, runs=some):
-                    contents[run_id][1][key] = value
+                    found[run_id].params[key] = value
                 sql = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :runs"
                 for run_id, key, value, is_nan in select(connection, sql, runs=some):
-                    contents[run_id][2][key] = float("nan") if is_nan else float(value)
+                    found[run_id].metrics[key] = float("nan") if is_nan else float(value)
         return list(found.values())
 
     def history(self, run_id: str, key: str) -> KeyRows:

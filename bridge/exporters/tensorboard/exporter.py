@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import sys
 import unicodedata
@@ -34,6 +33,7 @@ from bridge.exporters.tensorboard.state import (
 from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.files import TARGET_MARK, fingerprint
 from bridge.locks import file_lock
+from bridge.model import digest
 from bridge.view import page_address
 from logger.files import VIDEO_FORMATS
 
@@ -99,9 +99,8 @@ class TensorBoardExporter(Exporter):
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
-        facts = shown_facts(run, content)
-        digests = sent_digests(run, facts, group=self._folder_of(run))
-        changed = [key for key, digest in digests.items() if cursor.sent.get(key) != digest]
+        digests = sent_digests(shown_facts(run, content), group=self._folder_of(run))
+        changed = [key for key, text in digests.items() if cursor.sent.get(key) != text]
         return [*changed, _LEFTOVERS] if _LEFTOVERS in cursor.sent else changed
 
     def fingerprint(self, where: str) -> str | None:
@@ -239,17 +238,15 @@ def _clean_part(part: str) -> str:
     if text.startswith(".") or text == STATE_NAME or "tfevents" in text:
         text = "_" + text.lstrip(".").replace("tfevents", "tf_events")
     if len(text.encode()) > _MAX_PART_BYTES:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = text.encode()[: _MAX_PART_BYTES - 9].decode(errors="ignore") + "-" + digest
+        text = f"{text.encode()[: _MAX_PART_BYTES - 9].decode(errors='ignore')}-{digest(text, 8)}"
     return text
 
 
 def candidate_names(path: str, identity: str) -> Iterator[str]:
     """Yield `path`, then `path` with longer and longer suffixes made from the run's identity."""
     yield path
-    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-    for length in (6, 12, 24, len(digest)):
-        yield f"{path}-{digest[:length]}"
+    for length in (6, 12, 24, 64):
+        yield f"{path}-{digest(identity, length)}"
 
 
 def fold_case(path: str) -> str:

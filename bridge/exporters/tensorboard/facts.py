@@ -11,17 +11,16 @@ small event file, which is replaced under a new name when they change.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 
 from bridge.exporters.tensorboard import events
-from bridge.model import Notice, NoticeKind, Status, sent_facts
+from bridge.model import Notice, NoticeKind, Status, digest, sent_facts
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
@@ -141,42 +140,34 @@ def parse_caption_tag(tag: str) -> tuple[str, int] | None:
 # Facts
 
 
-class ShownFacts(msgspec.Struct, frozen=True):
-    """The notes, hyperparameters and tags of a run, with secrets masked."""
-
-    notes: str
-    params: Mapping[str, Scalar]
-    tags: tuple[str, ...]
-
-
-def shown_facts(run: Run, content: ContentOptions) -> ShownFacts:
-    """Return the facts of `run` as TensorBoard shows them: what `content.redact` names is masked."""
+def shown_facts(run: Run, content: ContentOptions) -> Run:
+    """Return `run` as TensorBoard shows it: what `content.redact` names is masked in its params and tags."""
     redaction = Redaction(content.redact)
     masked = {key: redaction.value(key, value) for key, value in run.params.items()}
-    return ShownFacts(run.notes, masked, tuple(redaction.tag(tag) for tag in run.tags))
+    return replace(run, params=masked, tags=tuple(map(redaction.tag, run.tags)))
 
 
-def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[str], fits_hparams: bool) -> bytes:
+def facts_file(shown: Run, *, group: str, metrics: Collection[str], fits_hparams: bool) -> bytes:
     """Return the whole event file of a run's facts.
 
     `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without
     `fits_hparams` the run is left out of the HPARAMS page.
     """
-    shown = []
+    values = []
     if fits_hparams:
-        session = session_of(run, facts.params, STATUSES[run.status], group=group)
-        shown += [events.session_value(tag, content) for tag, content in session.items()]
-    shown += [events.text_value(free_tag(tag, metrics, "text"), text) for tag, text in fact_texts(facts).items()]
-    first = events.version_record(run.start)
-    return first + events.record_of(shown, time=run.start) if shown else first
+        session = session_of(shown, STATUSES[shown.status], group=group)
+        values += [events.session_value(tag, content) for tag, content in session.items()]
+    values += [events.text_value(free_tag(tag, metrics, "text"), text) for tag, text in fact_texts(shown).items()]
+    first = events.version_record(shown.start)
+    return first + events.record_of(values, time=shown.start) if values else first
 
 
-def fact_texts(facts: ShownFacts) -> dict[str, str]:
+def fact_texts(shown: Run) -> dict[str, str]:
     """Return the Markdown texts of a run by tag, without the empty ones: notes, hyperparameters, tags."""
     texts = {
-        NOTES_TAG: plain(facts.notes),
-        HPARAMS_TAG: plain(_markdown_table(facts.params)),
-        TAGS_TAG: plain("\n".join(f"- {_escape(tag)}" for tag in facts.tags)),
+        NOTES_TAG: plain(shown.notes),
+        HPARAMS_TAG: plain(_markdown_table(shown.params)),
+        TAGS_TAG: plain("\n".join(f"- {_escape(tag)}" for tag in shown.tags)),
     }
     return {tag: text for tag, text in texts.items() if text}
 
@@ -186,34 +177,34 @@ def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str
     return {plain(key): value for key, value in params.items() if value is not None and _is_showable(value)}
 
 
-def session_of(run: Run, params: Mapping[str, Scalar], status: str, *, group: str) -> dict[str, bytes]:
+def session_of(shown: Run, status: str, *, group: str) -> dict[str, bytes]:
     """Return what HPARAMS reads of a run, by tag. Without a `status` there is no end of the session."""
-    start = events.session_start(session_values(params), group=group, time=run.start)
+    start = events.session_start(session_values(shown.params), group=group, time=shown.start)
     found = {"_hparams_/session_start_info": start}
     if status:
-        end = events.session_end(status, end=run.last_alive if run.end is None else run.end)
+        end = events.session_end(status, end=shown.last_alive if shown.end is None else shown.end)
         found["_hparams_/session_end_info"] = end
     return found
 
 
-def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], fits_hparams: bool) -> list[Notice]:
+def fact_notices(run: Run, shown: Run, *, metrics: Collection[str], fits_hparams: bool) -> list[Notice]:
     """Return a notice for each fact that is masked, changed, left out, or stored under another tag."""
     own = [tag for tag in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG) if tag in metrics]
     notices = suffix_notices([free_tag(tag, metrics, "text") for tag in own])
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
-        for key, value in facts.params.items()
+        for key, value in shown.params.items()
         if value is not run.params[key]
     ]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
-        for tag, shown in zip(run.tags, facts.tags, strict=True)
-        if tag != shown
+        for tag, masked in zip(run.tags, shown.tags, strict=True)
+        if tag != masked
     ]
     if not fits_hparams:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
         return [*notices, Notice(NoticeKind.LEFT_OUT, "hparams", why)]
-    for key, value in facts.params.items():
+    for key, value in shown.params.items():
         if not _is_showable(value):
             notices.append(
                 Notice(NoticeKind.LEFT_OUT, key, "not a number that the HPARAMS page can show; it is in TEXT")
@@ -223,25 +214,25 @@ def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], fits_
     return notices
 
 
-def unsupported_params(facts: ShownFacts) -> frozenset[str]:
+def unsupported_params(shown: Run) -> frozenset[str]:
     """Return the params that HPARAMS does not hold exactly, as `TargetContent.unsupported` names them."""
     return frozenset(
         f"params.{key}"
-        for key, value in facts.params.items()
+        for key, value in shown.params.items()
         if value is None or not _is_showable(value) or _is_rounded(value)
     )
 
 
-def sent_digests(run: Run, facts: ShownFacts, *, group: str) -> dict[str, str]:
+def sent_digests(shown: Run, *, group: str) -> dict[str, str]:
     """Return what a cursor remembers of the facts last sent: the run's folder and facts, the long ones as digests."""
     texts = {
         "folder": group,
-        "hparams": repr(sorted((key, repr(value)) for key, value in facts.params.items())),
-        "notes": facts.notes,
-        "tags": repr(facts.tags),
+        "hparams": repr(sorted((key, repr(value)) for key, value in shown.params.items())),
+        "notes": shown.notes,
+        "tags": repr(shown.tags),
     }
-    digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in texts.items()}
-    return sent_facts(run) | digests
+    digests = {key: digest(plain(text), 16) for key, text in texts.items()}
+    return sent_facts(shown) | digests
 
 
 def parse_tags(text: str) -> tuple[str, ...]:

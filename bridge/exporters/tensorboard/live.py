@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bridge.live import LiveRun, LiveRuns
-    from bridge.model import MediaEvent
+    from bridge.model import MediaEvent, Run
 
 SAMPLES = {"scalars": 10_000, "images": 1_000, "text": 1_000}
 """The most points of one curve, pictures of one tag and texts of one tag that a page asks for."""
@@ -175,7 +175,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     # Texts and hyperparameters
 
-    def _shown_facts(self, live: LiveRun) -> facts.ShownFacts:
+    def _shown_facts(self, live: LiveRun) -> Run:
         return live.keep("facts", lambda: facts.shown_facts(self._live.facts(live), self._live.content))
 
     def _texts(self, live: LiveRun) -> Mapping[str, Sequence[tuple[int, float, str]]]:
@@ -196,9 +196,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def _session(self, live: LiveRun) -> Mapping[str, bytes]:
         """Return what HPARAMS reads of one run, by tag. Unlike in event files, a session's end is not final."""
-        run, name = self._live.facts(live), live.kept["name"]
-        status = "RUNNING" if run.running else facts.STATUSES[run.status]
-        found = facts.session_of(run, self._shown_facts(live).params, status, group=name)
+        shown, name = self._shown_facts(live), live.kept["name"]
+        status = "RUNNING" if shown.running else facts.STATUSES[shown.status]
+        found = facts.session_of(shown, status, group=name)
         return found | (self._experiment() if name == next(iter(self.named_runs())) else {})
 
     def _experiment(self) -> dict[str, bytes]:

@@ -57,15 +57,9 @@ def read_content(folder: Path, run: Run, *, only: Collection[str] | None = None)
             hint = "The next export of this run writes it again."
             raise TargetRefusedError(f"{path} is missing.", hint=hint) from error
         except ValueError as error:
-            raise _damaged(path, error.args[0]) from error
+            reason = f"{path} is damaged at byte {error.args[0]}: TensorBoard's reader stops there."
+            raise TargetRefusedError(reason, hint="bridge export with --rebuild writes it again.") from error
     return reader.content(run)
-
-
-def _damaged(path: Path, offset: int) -> TargetRefusedError:
-    return TargetRefusedError(
-        f"{path} is damaged at byte {offset}: TensorBoard's reader stops there.",
-        hint="bridge export with --rebuild writes it again.",
-    )
 
 
 class ContentReader:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.files import TARGET_MARK
-from bridge.model import Cursor
+from bridge.model import Cursor, digest
 from logger.files import replace_file
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def read_state(folder: Path | str) -> FolderState | None:
                 f"{path} was made by a newer bridge (state format {version}, this one knows {STATE_FORMAT}).",
                 hint="pip install --upgrade registry-bridge",
             )
-        if version != STATE_FORMAT or data.pop("digest") != _digest(json.dumps(data, sort_keys=True)):
+        if version != STATE_FORMAT or data.pop("digest") != digest(json.dumps(data, sort_keys=True), 32):
             return None
         cursor = data.pop("cursor")
         state = msgspec.convert(data, FolderState)
@@ -109,13 +108,8 @@ def write_state(folder: str, state: FolderState) -> None:
     data = msgspec.to_builtins(replace(state, cursor=None), order="deterministic")
     data |= {"format": STATE_FORMAT, "cursor": None if state.cursor is None else state.cursor.to_dict()}
     text = json.dumps(data, sort_keys=True, allow_nan=False)
-    text = f'{{"digest": "{_digest(text)}", {text[1:]}'
+    text = f'{{"digest": "{digest(text, 32)}", {text[1:]}'
     replace_file(f"{folder}/{STATE_NAME}", text, durable=False)
-
-
-def _digest(text: str) -> str:
-    """Return a digest of a state's JSON with sorted keys, by which an edited state is noticed."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def encode_marker(identity: str) -> bytes:

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.exporters.contract import TargetContent
-    from bridge.exporters.tensorboard.facts import ShownFacts
     from bridge.exporters.tensorboard.state import FileRecord
     from bridge.model import Block, Cursor, Delta, Run
     from bridge.options import ContentOptions
@@ -288,11 +287,11 @@ class FolderWriter:
                 self._open(kind)
         for kind, file in self._open_files.items():
             state.files[kind] = file.finish()
-        facts = shown_facts(self._run, self._content)
-        notices = suffix_notices(state.media_steps.keys() - self._old_media) + self._write_facts(facts)
+        shown = shown_facts(self._run, self._content)
+        notices = suffix_notices(state.media_steps.keys() - self._old_media) + self._write_facts(shown)
         others = {item for item in state.unsupported if not item.startswith("params")}
-        state.unsupported = others | unsupported_params(facts)
-        state.cursor = state.cursor.with_(sent=sent_digests(self._run, facts, group=self._group))
+        state.unsupported = others | unsupported_params(shown)
+        state.cursor = state.cursor.with_(sent=sent_digests(shown, group=self._group))
         write_state(self._folder, state)
         self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
         for name in leftover_files(self._folder, state, self._held.names):
@@ -343,10 +342,10 @@ class FolderWriter:
         record = self.state.files[kind]
         return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
 
-    def _write_facts(self, facts: ShownFacts) -> list[Notice]:
+    def _write_facts(self, shown: Run) -> list[Notice]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
         metrics, fits_hparams = set(self._tag_of.values()), self.state.fits_hparams
-        data = facts_file(self._run, facts, group=self._group, metrics=metrics, fits_hparams=fits_hparams)
+        data = facts_file(shown, group=self._group, metrics=metrics, fits_hparams=fits_hparams)
         old = self.state.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
@@ -355,7 +354,7 @@ class FolderWriter:
         file.write(data)
         self.state.files["facts"] = file.finish()
         self._bytes += len(data)
-        return fact_notices(self._run, facts, metrics=metrics, fits_hparams=fits_hparams)
+        return fact_notices(self._run, shown, metrics=metrics, fits_hparams=fits_hparams)
 
 
 @functools.lru_cache(maxsize=64)
