@@ -81,7 +81,8 @@ def verify(
     from bridge.sync.verify import verify_runs
 
     how = CompareOptions(sample=sample, strict=strict, heartbeat_timeout=heartbeat_timeout)
-    return verify_runs(_paths(runs), _exporter(to, target), how, selection=_selection(select))
+    chosen = _selection(select)
+    return verify_runs(_paths(runs), _exporter(to, target), how, selection=chosen)
 
 
 def read_points(

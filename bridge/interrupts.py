@@ -38,7 +38,10 @@ def pause(seconds: float) -> None:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let SIGINT wait for the end of the block. A process that starts in the block never gets it."""
+    """Let SIGINT wait for the end of the block, if this process has no other thread, which would take it.
+
+    A process that starts in the block never gets it.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

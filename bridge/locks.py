@@ -1,7 +1,8 @@
 """Locks between processes, kept by the operating system (flock): they end with the process that holds them.
 
-filelock locks the descriptor. Its class FileLock empties a file that it locks before version 4.1, and a TensorBoard
+filelock locks the descriptor. Its class FileLock is not used: before version 4.1 it empties the file, and a TensorBoard
 folder's lock file says whose folder it is.
+
 A lock file is never removed. If it were, one process could hold the removed file and another one its replacement.
 """
 
@@ -35,7 +36,7 @@ def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        is_held = _lock(descriptor, wait)
+        is_held = _lock(descriptor, path, wait)
         try:
             yield is_held
         finally:
@@ -46,13 +47,13 @@ def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, wait: float) -> bool:
-    """Lock an open file. Return False if its file system has no locks. Raise TimeoutError after `wait` seconds."""
+def _lock(descriptor: int, path: Path | str, wait: float) -> bool:
+    """Lock the open file `path`. Return False on a file system without locks; raise TimeoutError after `wait` s."""
     end = time.monotonic() + wait
     try:
         while not lock_descriptor(descriptor, blocking=False):
             if wait >= 0 and end <= time.monotonic():
-                raise TimeoutError("another process or thread holds the lock")
+                raise TimeoutError(f"{path} is locked.")
             time.sleep(_POLL_S)
     except OSError as error:
         if error.errno in _NO_LOCKS:

@@ -283,7 +283,8 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     where the cursor ends (`EventTable.marks`).
 
     Of media.jsonl it covers `media_lines` lines, which end at byte `media_offset`; `media_digest` is that of their
-    bytes. `stat` holds four numbers: size and mtime in nanoseconds of metrics.csv, then of media.jsonl; 0 for no file.
+    bytes. `stat` holds four numbers: size and mtime in nanoseconds of metrics.csv (or of the event files together),
+    then of media.jsonl; 0 for a file that is absent or not read.
 
     `content` are the options that the target was made with (`ContentOptions.differences()`). `sent` holds, by a key of
     the exporter's, what was last sent of names, notes, tags ..., usually as a digest. The entries of `sent_facts`
@@ -430,7 +431,7 @@ class DeltaKind(StrEnum):
     REWIND = "rewind"
     """New rows at or before the last step of their metric, so that points of the target must be replaced."""
     CHANGED = "changed"
-    """The run directory no longer holds what the cursor covers, or media that the target has no longer count."""
+    """The run directory no longer holds what the cursor covers, or media in the target no longer count."""
 
 
 class Delta(msgspec.Struct, frozen=True, eq=False):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from logger.other_loggers import RegistryLoggerWarning
     from logger.registry_logger import RegistryLogger
-    from logger.run_writer import RegistryLoggerWarning, RunWriter
+    from logger.run_writer import RunWriter
 
 __all__ = ["RegistryLogger", "RegistryLoggerWarning", "RunWriter"]
 
@@ -29,8 +30,12 @@ def __getattr__(name: str) -> Any:
             hint = 'pip install "registry-bridge[logger]"'
             raise ImportError(f"RegistryLogger needs the package {package}: {hint}", name=package) from error
         return RegistryLogger
-    if name in ("RegistryLoggerWarning", "RunWriter"):
-        from logger import run_writer
+    if name == "RegistryLoggerWarning":
+        from logger.other_loggers import RegistryLoggerWarning
 
-        return getattr(run_writer, name)
+        return RegistryLoggerWarning
+    if name == "RunWriter":
+        from logger.run_writer import RunWriter
+
+        return RunWriter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,9 @@ AttributeError there would end the training.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from logger.media import encode_image
@@ -29,11 +31,32 @@ _OTHER_METHODS = frozenset(
     }
 )
 _PREFIXES = ("log_", "add_", "track_", "upload_", "set_")
+_log = logging.getLogger(__name__)
 
 
 def is_method_of_other_logger(name: str) -> bool:
     """Return whether a Lightning logger of another package may have a method called `name`."""
     return name in _OTHER_METHODS or name.startswith(_PREFIXES)
+
+
+class RegistryLoggerWarning(UserWarning):
+    """Something could not be logged as it was, or needs attention; the training goes on."""
+
+
+class WarnOnce:
+    """Warns once for each key."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def __call__(self, key: str, message: str) -> None:
+        """Warn with `message` if it is the first time for `key`."""
+        if key not in self._warned:
+            self._warned.add(key)
+            try:
+                warnings.warn(message, RegistryLoggerWarning, stacklevel=4)
+            except RegistryLoggerWarning:
+                _log.warning("%s", message)  # where warnings are errors this would end the training
 
 
 class Unsupported:

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
-from logger.other_loggers import Unsupported, is_method_of_other_logger
-from logger.run_writer import WarnOnce, open_writer
+from logger.other_loggers import Unsupported, WarnOnce, is_method_of_other_logger
+from logger.run_writer import open_writer
 from logger.session import host_name, running_trainer, stage_of
 from logger.sidecar import read_sidecar
 

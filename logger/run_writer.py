@@ -9,12 +9,10 @@ import atexit
 import contextlib
 import copy
 import functools
-import logging
 import os
 import sys
 import threading
 import time
-import warnings
 from multiprocessing import util
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
@@ -22,7 +20,7 @@ from logger.files import replace_file
 from logger.heartbeat import BackgroundTimer, Beat, read_beat, restore_beat, touch_heartbeat
 from logger.media import encode_image, encode_video, single_images
 from logger.open_run import Settings, open_directory, unique_tags
-from logger.other_loggers import SummaryWriterMethods
+from logger.other_loggers import SummaryWriterMethods, WarnOnce
 from logger.row import Row, step_of, to_row
 from logger.session import first_step, running_trainer, stage_of, status_of, was_pruned
 from logger.sidecar import SCHEMA_VERSION, SUMMARY_NAME, Summary, encode_document
@@ -45,28 +43,7 @@ _LOCK_TIMEOUT = 0.5
 _MAX_WAITING_VALUES = 1_000_000
 """Values kept in memory while the disk refuses them, some 100 MB; further rows are dropped and counted."""
 
-_log = logging.getLogger(__name__)
 _Method = TypeVar("_Method", bound="Callable[..., None]")
-
-
-class RegistryLoggerWarning(UserWarning):
-    """Something could not be logged as it was, or needs attention; the training goes on."""
-
-
-class WarnOnce:
-    """Warns once for each key."""
-
-    def __init__(self) -> None:
-        self._warned: set[str] = set()
-
-    def __call__(self, key: str, message: str) -> None:
-        """Warn with `message` if it is the first time for `key`."""
-        if key not in self._warned:
-            self._warned.add(key)
-            try:
-                warnings.warn(message, RegistryLoggerWarning, stacklevel=4)
-            except RegistryLoggerWarning:
-                _log.warning("%s", message)  # where warnings are errors this would end the training
 
 
 def _one_at_a_time(method: _Method) -> _Method:

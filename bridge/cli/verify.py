@@ -42,13 +42,14 @@ def verify(
     from bridge.sync.select import Selection
     from bridge.sync.verify import verify_runs
 
+    chosen = Selection.of(selection)
     how = replace(how, workers=how.workers or cores())
 
     def told(check: RunCheck) -> None:
         if not out.json:
             _print(check, out, strict=how.strict)
 
-    report = verify_runs(runs, exporter_of(target), how, selection=Selection.of(selection), told=told)
+    report = verify_runs(runs, exporter_of(target), how, selection=chosen, told=told)
     if out.json:
         out.result_json(report.to_dict())
         return out.say_no_match(report.no_match, report.exit_code)

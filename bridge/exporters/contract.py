@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -348,17 +348,14 @@ def find_exporter(name: str) -> ExporterFactory:
 
     Raise UsageError, which lists the names, if there is none.
     """
-    factory: ExporterFactory
     if name in _BUILT_IN:
-        factory = resolve_name(_BUILT_IN[name])
-        return factory
+        return _load(_BUILT_IN[name])
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        factory = point.load()
+        factory: ExporterFactory = point.load()
         return factory
     if ":" in name:
         try:
-            factory = resolve_name(name)
-            return factory
+            return _load(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"There is no exporter {name!r}: {error}.") from error
     near = get_close_matches(name, exporter_names(), n=1)
@@ -380,3 +377,9 @@ def make_exporter(name: str, options: Mapping[str, Any], *, meant: Mapping[str, 
             hint = f"Did you mean {near[0]!r}?" if near else None
             raise UsageError(f"{written} is not an option of {name}.", hint=hint)
     return factory(**{option: value for option, value in options.items() if option in taken and value is not None})
+
+
+def _load(reference: str) -> ExporterFactory:
+    module, _, attribute = reference.partition(":")
+    factory: ExporterFactory = getattr(import_module(module), attribute)
+    return factory

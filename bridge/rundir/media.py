@@ -141,7 +141,7 @@ def _picture_event(number: int, session: int, file: RunFile, picture: Picture) -
 
 
 def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaEvent], covered: int) -> None:
-    """Put into `found` the events that count and are new, and if one of the first `covered` no longer counts."""
+    """Put into `found` the events that count and are new, and whether one of the first `covered` no longer counts."""
     counting = _counting(events)
     counted_before = _counting(event for event in events if event.line < covered)
     found.notices += _shared_file_notices(counting, covered)

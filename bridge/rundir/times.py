@@ -1,4 +1,4 @@
-"""Decide from the files of a run directory when the run began and ended, if it is alive, and what its status is.
+"""Decide from the files of a run directory when the run began and ended, whether it is alive, and what its status is.
 
 Files without these times are dated by their mtimes and names, and such a time is an estimate. Ages are measured by the
 file server's clock where that is known.
@@ -75,10 +75,11 @@ def read_times(
     first: float | None = None,
     last: float | None = None,
 ) -> RunTimes:
-    """Return the times of the run in the folder `real`, whose `files` are read.
+    """Return the status and times of the run in the folder `real`; `files` are its files that are safe to read.
 
-    A run that calls itself running, but gave no sign of life for `heartbeat_timeout` seconds, is killed. `first` and
-    `last` are the times of the first and the last event in `events`, the event files of a run that has no other files.
+    A run that calls itself running, but has given no sign of life for `heartbeat_timeout` seconds, is killed. `first`
+    and `last` are the times of the first and the last event in `events`, the event files of a run that has no other
+    files.
     """
     if events:
         life = _last_event(events, last)
@@ -161,7 +162,7 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True)
 class _SignOfLife:
-    """The last sign of life: the time (None if there never was one), its age in seconds, and if a writer stated it."""
+    """The last sign of life: its time (None if there never was one), its age in seconds, whether a writer stated it."""
 
     last: float | None
     age: float
@@ -223,7 +224,7 @@ def _written_heartbeat(real: Path) -> float | None:
 def _start(
     real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], life: _SignOfLife, time_column: str | None
 ) -> tuple[float, bool]:
-    """Return the start of the run, and if it is an estimate. An unknown start is the last sign of life.
+    """Return the start of the run, and whether it is an estimate. An unknown start is the last sign of life.
 
     Lightning rewrites hparams.yaml at each save up to version 2.4, so a file's mtime tells of the start only if it is
     well before the end.
@@ -259,7 +260,7 @@ def _stamps(real: Path) -> list[float]:
 
 
 def _end(status: Status, sidecar: Sidecar, life: _SignOfLife, start: float) -> tuple[float | None, bool]:
-    """Return the end of the run (None while it runs), and if it is an estimate. It is never before the start."""
+    """Return the end of the run (None while it runs), and whether it is an estimate. It is never before the start."""
     if status is Status.RUNNING:
         return None, False
     if sidecar.ended_at is not None and status is not Status.KILLED:

@@ -47,10 +47,13 @@ def follow(
 
     `told` gets the report of every pass that did something, `say` a message when the target or the source goes away and
     when it is back, once each; `progress` makes one for each pass, and `pause` may raise to end the follow. A root that
-    does not exist yet is waited for, while the others go on. Returns with `how.until_done` only, when every run found
-    has completed or failed, the exit code of a plain export of all runs (0, 1 or 3). A killed or interrupted run counts
-    as done once its last sign of life is older than `how.grace`, since it may be requeued, and so does a run that
-    cannot be read. Otherwise a signal's exception ends it, and what was in flight is sent again by the next export.
+    does not exist yet is waited for, while the others go on.
+
+    With `how.until_done` it returns as soon as every run found has completed or failed, with the exit code of a plain
+    export of all runs (0, 1 or 3). A killed or interrupted run counts as done once its last sign of life is older than
+    `how.grace` seconds, since it may be requeued; so does a run that cannot be read. Without `until_done` only an
+    exception ends it, such as a signal's; what was in flight is sent again by the next export.
+
     Raises TargetRefusedError if the target refuses for good.
     """
     follower = _Follower(roots, exporter, options, told, progress)

@@ -1,9 +1,10 @@
 """Verify: read targets back and compare them, run by run, with their run directories.
 
-The run directory is read by `rundir.read_points` up to the rows and media lines that the target's cursor covers. It
-shares the parser and the overlap rule with an export, but neither cursors nor rewinds. The target is read as people see
-it (`Target.read`). Both sides are compared as exactly as the target declares that it can hold values (`Capabilities`),
-by `bridge.sync.compare`. What the run directory has gained since the last export is *behind*, and no difference.
+The points of the run directory are read by `rundir.read_points`, up to the rows that the target's cursor covers, and
+its media up to the cursor's media lines. `read_points` shares the parser and the overlap rule with an export, but does
+not resume at a cursor and makes no rewinds. The target is read as people see it (`Target.read`). Both sides are
+compared as exactly as the target declares that it can hold values (`Capabilities`), by `bridge.sync.compare`. What the
+run directory has gained since the last export is *behind*, and no difference.
 """
 
 from __future__ import annotations

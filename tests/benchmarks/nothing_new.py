@@ -104,8 +104,8 @@ def _look(runs: Path, logdir: Path, count: int) -> dict[str, Any]:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        how = ExportOptions()
-        follow([runs], TensorBoardExporter(logdir), Options(), how, told=print, say=print, pause=pause)
+        exporter, how = TensorBoardExporter(logdir), ExportOptions()
+        follow([runs], exporter, Options(), how, told=lambda _: None, say=lambda _: None, pause=pause)
     seconds = (spent[-1] - spent[0]) / (len(spent) - 1)
     most = 0.02 * ExportOptions().interval * count / 1_000
     work = f"--follow: a look at {count:,} finished runs, processor time"

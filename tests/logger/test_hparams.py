@@ -18,9 +18,8 @@ from lightning.fabric.utilities.data import AttributeDict
 
 from bridge.files import LARGEST_JSON
 from bridge.rundir import read_run
-from logger import hparams
+from logger import RegistryLoggerWarning, hparams
 from logger.hparams import load_yaml
-from logger.run_writer import RegistryLoggerWarning
 from logger.values import ClassName
 from tests.logger.rows import edit_sidecar, sidecar, start
 

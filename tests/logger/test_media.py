@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from logger import RegistryLoggerWarning
 from logger.media import MediaError, encode_image, encode_video, safe_tag
-from logger.run_writer import RegistryLoggerWarning
 from tests.logger.rows import media
 
 if TYPE_CHECKING:

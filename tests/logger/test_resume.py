@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from logger import RegistryLogger
+from logger import RegistryLogger, RegistryLoggerWarning
 from logger.media import Encoded
 from logger.open_run import Settings
-from logger.run_writer import RegistryLoggerWarning, open_writer
+from logger.run_writer import open_writer
 from logger.session import git_commit
 from tests.logger.rows import edit_sidecar, media, read_rows, sidecar, start, steps, summary, without_time
 from tests.run_dirs import CREATED, CREATED_S

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from logger import heartbeat, run_writer
+from logger import RegistryLoggerWarning, heartbeat, run_writer
 from logger.media import Encoded
-from logger.run_writer import RegistryLoggerWarning, open_writer
+from logger.run_writer import open_writer
 from tests.logger.rows import edit_sidecar, in_child, read_rows, sidecar, start, steps, summary
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bridge.rundir import read_run, read_summary
-from logger.run_writer import RegistryLoggerWarning
+from logger import RegistryLoggerWarning
 from tests.logger.rows import read_rows, sidecar, start, steps, summary, without_time
 
 if TYPE_CHECKING:

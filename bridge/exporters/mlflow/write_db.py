@@ -387,11 +387,12 @@ class Database:
         return new
 
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
-        """Bring `update` into the run. In a batch a new run only waits, and its errors come at the batch's end.
+        """Bring `update` into the run. In a batch a new run only waits.
 
-        Otherwise durable on return, and all or nothing: one transaction compares the run's cursor tag with the expected
-        one and writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor
-        differs. Rows that exist already stay as they are.
+        Its errors come when the waiting runs are written: at the batch's end, or before anything else is written or
+        read. Otherwise durable on return, and all or nothing: one transaction compares the run's cursor tag with the
+        expected one and writes everything, the new cursor included. Raise ConflictError, with nothing written, if the
+        cursor differs. Rows that exist already stay as they are.
 
         A rewind of more points than a SQLite transaction may delete or insert takes several. All but the last set the
         interim cursor, which says that the target is incomplete.
