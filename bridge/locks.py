@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import lock_descriptor, unlock_descriptor
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +32,8 @@ def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
     Wait at most `wait` seconds for another process or thread, without limit if `wait` is negative.
     Raise TimeoutError if the lock is still held then, and OSError if `path` cannot be opened.
     """
+    from filelock import unlock_descriptor  # takes a while, and most commands lock nothing
+
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         is_held = _lock(descriptor, path, wait)
@@ -49,6 +49,8 @@ def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
 
 def _lock(descriptor: int, path: Path | str, wait: float) -> bool:
     """Lock the open file `path`. Return False on a file system without locks; raise TimeoutError after `wait` s."""
+    from filelock import lock_descriptor
+
     end = time.monotonic() + wait
     try:
         while not lock_descriptor(descriptor, blocking=False):

@@ -29,10 +29,14 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 
 def read(path: Path, data: bytes, *, chunk: int = 1 << 22, few: int = metrics._FEW_BYTES) -> list[Rows]:
-    """Return the rows of a metrics.csv with the content `data`; chunks of more than `few` bytes are for pyarrow."""
+    """Return the rows of a metrics.csv with the content `data`; chunks of more than `few` bytes are for pyarrow.
+
+    With 0 it parses each chunk in two blocks.
+    """
     path.write_bytes(data)
     with path.open("rb", buffering=0) as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "_FEW_BYTES", few)
+        patch.setattr(metrics, "_MANY_ROWS", metrics._MANY_ROWS if few else 0)
         return list(MetricsTable(file, "wall_time").rows(chunk=chunk))
 
 
