@@ -24,7 +24,7 @@ PROMISED = {"first scan": 1.5, "scan with nothing new": 4.0}
 def run(quick: bool) -> list[dict[str, Any]]:
     """Measure both scanners in turn over one tree of 10,000 finished runs (quick: 1,000), then one of event files."""
     # A small tree takes a tenth of a second, in which a busy machine weighs more.
-    runs, rounds = (1_000, 9) if quick else (10_000, 3)
+    runs, rounds = (1_000, 25) if quick else (10_000, 3)
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         root = Path(folder).resolve() / "runs"
         make_tree(root, runs)
