@@ -183,6 +183,10 @@ def milliseconds(seconds: float) -> int:
     return round(seconds * 1000.0)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# All facts of a run
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """The facts of a run as MLflow is to show them.

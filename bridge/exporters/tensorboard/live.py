@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from msgspec.structs import replace
 from tensorboard import default, errors, program
 from tensorboard.backend import application
 from tensorboard.data import provider
@@ -196,9 +197,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def _session(self, live: LiveRun) -> Mapping[str, bytes]:
         """Return what HPARAMS reads of one run, by tag. Unlike in event files, a session's end is not final."""
-        shown, name = self._shown_facts(live), live.kept["name"]
-        status = "RUNNING" if shown.running else facts.STATUSES[shown.status]
-        found = facts.session_of(shown, status, group=name)
+        run, name = self._live.facts(live), live.kept["name"]
+        status = "RUNNING" if run.running else facts.STATUSES[run.status]
+        found = facts.session_of(replace(run, params=self._shown_facts(live).params), status, group=name)
         return found | (self._experiment() if name == next(iter(self.named_runs())) else {})
 
     def _experiment(self) -> dict[str, bytes]:
