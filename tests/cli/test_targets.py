@@ -78,7 +78,7 @@ def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_exporter("theirs") is MemoryExporter
 
 
-@pytest.mark.parametrize("name", ["nowhere", "no.such.module:X", "tests.memory_exporter:Nothing", ":", "os:"])
+@pytest.mark.parametrize("name", ["nowhere", "no.such.module:X", "tests.memory_exporter:Nothing", ":", "x:", "os:"])
 def test_an_exporter_that_does_not_exist_is_wrong_usage(name: str) -> None:
     """An unknown name is wrong usage, and the error repeats it."""
     with pytest.raises(UsageError, match="There is no exporter"):
